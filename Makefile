@@ -1,0 +1,74 @@
+# Two commands to know: `make quickstart` and `make test`. Both do all their own set-up in .venv.
+# Every other target is a part of them or a longer check.
+
+PYTHON      ?= python3
+VENV        ?= .venv
+BIN         := $(VENV)/bin
+# CPU builds of torch. Where this address does not answer within 3 s, pip's own configuration decides.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+RUN         ?= runs/quickstart
+SEED        ?= 0
+BENCH       ?= all
+
+# One thread per process: at these sizes more threads only wait for each other.
+export OMP_NUM_THREADS := 1
+export TOKENIZERS_PARALLELISM := false
+export HF_HUB_OFFLINE := 1
+# DeepSpeed needs none of its compiled operators here.
+export DS_BUILD_OPS := 0
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test test-slow check lint types doors protos chart bench format clean
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+$(VENV)/.installed-train: pyproject.toml constraints-cpu.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (once, one to three minutes) ..."
+	@index=$$($(BIN)/python -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1] + "/torch/", timeout=3); print("--extra-index-url", sys.argv[1])' $(TORCH_INDEX) 2>/dev/null) \
+		|| echo "the PyTorch CPU index does not answer: torch comes from where pip is configured to look"; \
+	 $(BIN)/pip install -q --disable-pip-version-check $$index -c constraints-cpu.txt torch setuptools wheel \
+	 && $(BIN)/pip install -q --disable-pip-version-check $$index -c constraints-cpu.txt --no-build-isolation -e '.[train]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed-train
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints-cpu.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+quickstart: ## The whole story on this machine: data, search, SFT, GRPO, evaluation, report
+	@start=$$(date +%s); $(MAKE) --no-print-directory $(VENV)/.installed-train \
+	 && $(BIN)/vigorl quickstart --root $(RUN) --set seed=$(SEED) --setup-seconds $$(( $$(date +%s) - start ))
+
+test: $(VENV)/.installed-dev ## All tests that need no GPU and no cluster
+	$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.installed-dev ## Soak and fault tests that take longer than CI allows
+	$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
+
+check: lint types doors protos chart ## Everything static
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy
+
+doors: $(VENV)/.installed-dev
+	$(BIN)/lint-imports
+
+protos: $(VENV)/.installed-dev
+	cd protos && ../$(BIN)/buf lint && ../$(BIN)/buf format -d --exit-code
+
+chart: $(VENV)/.installed-dev ## helm lint and helm template for each values file
+	$(BIN)/python -m pytest tests/chart
+
+bench: $(VENV)/.installed-dev ## Tables and build/bench/<name>.json; one with BENCH=<name>
+	$(BIN)/python -m tests.bench $(BENCH)
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix . ; $(BIN)/ruff format . ; cd protos && ../$(BIN)/buf format -w
+
+clean: ## Remove what builds and runs made (keeps .venv)
+	rm -rf build dist runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
