@@ -21,6 +21,9 @@ from vigorl_lib.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "VIGORL_"
 
+CREDENTIAL_SECTIONS = ("s3",)
+"""Sections that come from the environment alone; they are part of no recipe and of no resolved config."""
+
 
 class Section(BaseModel):
     """Base of every settings class."""
@@ -99,11 +102,23 @@ def parse_override(text: str) -> tuple[list[str], Any]:
         raise ConfigError(f"--set {text!r}: the value is not valid YAML", reason="OVERRIDE_INVALID") from None
 
 
+def section_from_environment(
+    schema: type[SectionT], name: str, environment: Mapping[str, str] | None = None
+) -> SectionT | None:
+    """One section from `VIGORL_<NAME>__<KEY>` alone, None where no such name is set."""
+    prefix = f"{ENVIRONMENT_PREFIX}{name.upper()}__"
+    found = os.environ if environment is None else environment
+    values = {key.removeprefix(prefix).lower(): value for key, value in found.items() if key.startswith(prefix)}
+    return validate(schema, values, source="environment") if values else None
+
+
 def _environment_overrides(environment: Mapping[str, str]) -> Iterable[tuple[list[str], Any]]:
     for name in sorted(environment):
         # A single word such as VIGORL_HOME is not a key of a recipe: keys of sections have `__` in them.
         if name.startswith(ENVIRONMENT_PREFIX) and "__" in name:
             path = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+            if path[0] in CREDENTIAL_SECTIONS:
+                continue
             yield path, yaml.safe_load(environment[name])
 
 

@@ -1,0 +1,54 @@
+"""A run as a list of stages that are done once: skip what is committed, do the rest, note what it cost.
+
+A stage's record is written last, under `runs/<run id>/stages/<name>.json`; a stage without one runs
+again and continues from what it finds in storage. This module measures and remembers; the stages
+themselves are given as functions.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+
+from vigorl_lib.storage.base import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class StageRecord:
+    """What a stage cost and found. Times in seconds; CPU counts this process and its ended children."""
+
+    name: str
+    wall_s: float
+    cpu_s: float
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class StageRunner:
+    storage: Storage
+    prefix: str
+    on_begin: Callable[[str, str], None]
+    """Called with a stage's name and title when it really starts."""
+    records: list[StageRecord] = field(default_factory=list)
+
+    def run(self, name: str, title: str, work: Callable[[], dict[str, float]]) -> StageRecord:
+        """Do `work` unless a record says that it was done; a stage that fails leaves no record."""
+        key = f"{self.prefix}/stages/{name}.json"
+        if self.storage.exists(key):
+            record = StageRecord(**json.loads(self.storage.read(key)))
+        else:
+            self.on_begin(name, title)
+            wall, cpu = time.monotonic(), _cpu_seconds()
+            figures = work()
+            record = StageRecord(name, time.monotonic() - wall, _cpu_seconds() - cpu, figures)
+            self.storage.write(key, json.dumps(asdict(record), indent=2).encode())
+        self.records.append(record)
+        return record
+
+
+def _cpu_seconds() -> float:
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime

@@ -1,0 +1,150 @@
+"""Encoded images under the SHA-256 of their bytes, each with a sidecar of what its header says.
+
+Nothing is decoded here: type, size and EXIF orientation come from the header, so that an image too large
+to decode is refused before it costs memory. Pixels are `vigorl_lib.models.pixels`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from collections import OrderedDict
+from dataclasses import replace
+from threading import Lock
+
+from PIL import Image as PILImage
+
+from vigorl_lib.domain.geometry import Size
+from vigorl_lib.domain.image import Image, digest
+from vigorl_lib.errors import CorruptObject, DataError
+from vigorl_lib.storage.base import Storage
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""Pillow's names of the formats that are read."""
+
+DEFAULT_MAX_PIXELS = 100_000_000
+
+_ORIENTATION = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)
+
+
+def probe(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
+    """The image that these bytes are, by their header alone; its size is after EXIF orientation.
+
+    Raises DataError (IMAGE_UNREADABLE, IMAGE_TOO_LARGE).
+    """
+    try:
+        with warnings.catch_warnings():
+            # Pillow only warns of a large picture; the limit below is ours.
+            warnings.simplefilter("ignore", PILImage.DecompressionBombWarning)
+            picture = PILImage.open(io.BytesIO(data), formats=FORMATS)
+            width, height = picture.size
+            sideways = picture.getexif().get(_ORIENTATION) in _SIDEWAYS
+            media_type = PILImage.MIME[str(picture.format)]
+    except PILImage.DecompressionBombError:
+        raise DataError(
+            f"expected an image of at most {max_pixels} pixels, found far more; resize it", reason="IMAGE_TOO_LARGE"
+        ) from None
+    except (OSError, SyntaxError, ValueError, KeyError) as error:
+        raise DataError(
+            f"expected an image file ({', '.join(FORMATS)}), found {len(data)} bytes that are none",
+            reason="IMAGE_UNREADABLE",
+        ) from error
+    if width * height > max_pixels:
+        raise DataError(
+            f"expected an image of at most {max_pixels} pixels, found {width}x{height}; resize it",
+            reason="IMAGE_TOO_LARGE",
+            width=width,
+            height=height,
+        )
+    return Image(digest(data), media_type, Size(height, width) if sideways else Size(width, height), data)
+
+
+class ImageStore:
+    """Images in a storage, with those used last kept in memory up to `cache_bytes`. Safe to share among threads."""
+
+    def __init__(self, storage: Storage, cache_bytes: int = 256 << 20, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
+        self.storage = storage
+        self._cache_bytes, self._max_pixels = cache_bytes, max_pixels
+        self._cache: OrderedDict[str, Image] = OrderedDict()
+        self._used_bytes = 0
+        self._lock = Lock()
+
+    def put(self, data: bytes, media_type: str | None = None) -> Image:
+        """Store encoded bytes once. Raises DataError for no image, one too large, or one of another type."""
+        image = probe(data, max_pixels=self._max_pixels)
+        if media_type not in (None, image.media_type):
+            raise DataError(
+                f"expected an image of type {media_type}, found {image.media_type}", reason="IMAGE_MEDIA_TYPE"
+            )
+        if self._remembered(image.sha256) is None:
+            self._store(image)
+            self._remember(image)
+        return image
+
+    def get(self, sha256: str) -> Image:
+        """The image with its bytes. Raises ObjectNotFound, CorruptObject."""
+        cached = self._remembered(sha256)
+        if cached is not None:
+            return cached
+        sidecar = json.loads(self.storage.read(f"{_key(sha256)}.json"))
+        size = Size(int(sidecar["width"]), int(sidecar["height"]))
+        return self.load(Image(sha256, str(sidecar["media_type"]), size))
+
+    def load(self, image: Image) -> Image:
+        """The same image with its bytes; its record of type and size is trusted. Raises ObjectNotFound, CorruptObject."""
+        if image.data is not None:
+            return image
+        cached = self._remembered(image.sha256)
+        if cached is not None:
+            return cached
+        data = self.storage.read(_key(image.sha256))
+        if digest(data) != image.sha256:
+            raise CorruptObject(
+                f"{self.storage.uri}: the image {image.sha256} is not what its name says; delete it and import it again",
+                reason="IMAGE_CORRUPT",
+                sha256=image.sha256,
+            )
+        loaded = replace(image, data=data)
+        self._remember(loaded)
+        return loaded
+
+    def __contains__(self, sha256: str) -> bool:
+        return self._remembered(sha256) is not None or self.storage.exists(_key(sha256))
+
+    def _store(self, image: Image) -> None:
+        assert image.data is not None
+        key = _key(image.sha256)
+        if self.storage.exists(key):
+            return
+        sidecar = {
+            "media_type": image.media_type,
+            "width": image.size.width,
+            "height": image.size.height,
+            "bytes": len(image.data),
+        }
+        # The bytes come last: an image that is there has its sidecar.
+        self.storage.write(f"{key}.json", json.dumps(sidecar).encode())
+        self.storage.write(key, image.data)
+
+    def _remembered(self, sha256: str) -> Image | None:
+        with self._lock:
+            image = self._cache.get(sha256)
+            if image is not None:
+                self._cache.move_to_end(sha256)
+            return image
+
+    def _remember(self, image: Image) -> None:
+        with self._lock:
+            if image.sha256 in self._cache:
+                return
+            self._cache[image.sha256] = image
+            self._used_bytes += len(image.data or b"")
+            while self._used_bytes > self._cache_bytes and self._cache:
+                _, oldest = self._cache.popitem(last=False)
+                self._used_bytes -= len(oldest.data or b"")
+
+
+def _key(sha256: str) -> str:
+    return f"images/sha256/{sha256[:2]}/{sha256[2:]}"
