@@ -31,6 +31,8 @@ ORIGINAL_SIZE = Size(448, 448)
 """Size of a scene, pixels."""
 VIEW_SCALE = 4
 """Original pixels per pixel of the policy's first view (112x112)."""
+VIEW_SIDE = ORIGINAL_SIZE.width // VIEW_SCALE
+"""Side of the first view, pixels."""
 ZOOM_WINDOW = 56
 """Side of the zoom window that captions imitate, original pixels (14 pixels of the view)."""
 ZOOM_SHOWN = 112
@@ -159,24 +161,32 @@ def encode(image: PILImage.Image) -> tuple[bytes, str]:
 
 
 def make_caption(seed: int) -> Caption:
-    """A window that shows one tile, and its description.
+    """A picture without a question, and a sentence that says only what can be seen in it.
 
-    Even seeds: a quarter of the view, as large as the view shows it. Odd seeds: a zoom window, enlarged as
-    the environment shows it. Points are coordinates of the whole view, which the ramp tells.
+    Three kinds, by the seed modulo five: the view of a whole scene (0, 1), a quarter of the view around one
+    tile (2, 3), and a zoom window around one tile, enlarged as the environment shows it (4). Points are
+    coordinates of the whole view, which the ramp tells.
     """
+    kind = seed % 5
+    scene = make_scene(seed // 5)
+    if kind < 2:
+        view = render(scene).resize((VIEW_SIDE, VIEW_SIDE), PILImage.Resampling.BICUBIC)
+        return Caption(view, _described(scene))
+    zoomed = kind == 4
+    side, shown = (ZOOM_WINDOW, ZOOM_SHOWN) if zoomed else (ORIGINAL_SIZE.width // 2, VIEW_SIDE // 2)
     rng = np.random.default_rng((seed, 2))
-    size_class = SizeClass.LARGE if rng.random() < 0.5 else SizeClass.SMALL
-    tile = _tile(rng, size_class, _free_box(rng, size_class, []), grey=False)
-    zoomed = bool(seed % 2)
-    side, shown = (ZOOM_WINDOW, ZOOM_SHOWN) if zoomed else (ORIGINAL_SIZE.width // 2, 56)
-    reach = max(0.0, side / 2 - tile.box.width / 2) if not zoomed else side / 4
-    offset = rng.uniform(-reach, reach, 2)
-    middle = Point(tile.center.x + offset[0], tile.center.y + offset[1], Frame.ORIGINAL)
+    reach = side / 4 if zoomed else (side - scene.target.box.width) / 2
+    shift_x, shift_y = rng.uniform(-reach, reach, 2)
+    middle = Point(scene.target.center.x + shift_x, scene.target.center.y + shift_y, Frame.ORIGINAL)
     window = crop_window(middle, (side, side), ORIGINAL_SIZE, Border.SHIFT)
-    image = _draw(rng, window, (tile,)).resize((shown, shown), PILImage.Resampling.BICUBIC)
-    assert tile.color is not None
-    text = f"{tile_sentence(tile.color, view_point(tile.center))} {DOT_SENTENCE.format(answer=tile.dot)}"
-    return Caption(image, text)
+    image = _draw(rng, window, (scene.target,)).resize((shown, shown), PILImage.Resampling.BICUBIC)
+    return Caption(image, DOT_SENTENCE.format(answer=scene.answer) if zoomed else _described(scene))
+
+
+def _described(scene: Scene) -> str:
+    """What the view shows of a scene: where the tile is and, if that is large, its dot."""
+    where = tile_sentence(scene.color, view_point(scene.target.center))
+    return f"{where} {DOT_SENTENCE.format(answer=scene.answer)}" if scene.size_class is SizeClass.LARGE else where
 
 
 def view_point(point: Point) -> Point:

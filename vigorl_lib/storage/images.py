@@ -93,7 +93,7 @@ class ImageStore:
         return self.load(Image(sha256, str(sidecar["media_type"]), size))
 
     def load(self, image: Image) -> Image:
-        """The same image with its bytes; its record of type and size is trusted. Raises ObjectNotFound, CorruptObject."""
+        """The same image with its bytes, its type and size as given. Raises ObjectNotFound, CorruptObject."""
         if image.data is not None:
             return image
         cached = self._remembered(image.sha256)
@@ -102,7 +102,7 @@ class ImageStore:
         data = self.storage.read(_key(image.sha256))
         if digest(data) != image.sha256:
             raise CorruptObject(
-                f"{self.storage.uri}: the image {image.sha256} is not what its name says; delete it and import it again",
+                f"{self.storage.uri}: the image {image.sha256} is not what its name says; delete and import it again",
                 reason="IMAGE_CORRUPT",
                 sha256=image.sha256,
             )

@@ -1,0 +1,110 @@
+"""What the vision tower makes of images, computed once per image and version of the weights.
+
+Turns of a conversation and samples of a group show the same images again and again; their features are the
+same as long as the tower's weights are. `FeatureCache` must be cleared when those change. A tower that is being
+trained cannot be cached: then call `encode` with gradients on.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from vigorl_lib.domain.image import Image
+from vigorl_lib.models.pixels import View, to_patches
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from transformers.image_processing_utils import BaseImageProcessor
+
+DEFAULT_FEATURE_CACHE_BYTES = 256 << 20
+
+MAX_PATCHES_PER_PASS = 16_384
+"""Patches that go through the tower together at most; bounds the memory of one pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFeatures:
+    """Of one image: `pooled` [visual tokens, width], and the intermediate maps that Qwen3-VL injects."""
+
+    pooled: Tensor
+    deepstack: tuple[Tensor, ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in (self.pooled, *self.deepstack))
+
+
+def encode(model: PreTrainedModel, views: Sequence[View], processor: BaseImageProcessor) -> list[ImageFeatures]:
+    """Features of some views, in order; gradients flow if they are on."""
+    features: list[ImageFeatures] = []
+    group: list[View] = []
+    patches = 0
+    area = processor.patch_size**2
+    for view in views:
+        count = view.shape[0] * view.shape[1] // area
+        if group and patches + count > MAX_PATCHES_PER_PASS:
+            features += _encode_group(model, group, processor)
+            group, patches = [], 0
+        group.append(view)
+        patches += count
+    return features + _encode_group(model, group, processor) if group else features
+
+
+def _encode_group(model: PreTrainedModel, views: list[View], processor: BaseImageProcessor) -> list[ImageFeatures]:
+    pixel_values, grid = to_patches(views, processor)
+    output = model.get_image_features(pixel_values.to(model.device), grid.to(model.device), return_dict=True)
+    deepstack = getattr(output, "deepstack_features", None) or []
+    return [
+        ImageFeatures(pooled, tuple(level[index] for level in deepstack))
+        for index, pooled in enumerate(output.pooler_output)
+    ]
+
+
+def encoder_outputs(features: Sequence[ImageFeatures]) -> dict[str, Any]:
+    """Features as the models' `forward` takes them, in place of pixels: `mm_encoder_outputs`."""
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    if not features:
+        return {}
+    output: Any = BaseModelOutputWithPooling(pooler_output=tuple(item.pooled for item in features))
+    # Not a declared field in every family, and only Qwen3-VL reads it.
+    object.__setattr__(
+        output, "deepstack_features", [list(level) for level in zip(*(item.deepstack for item in features), strict=True)]
+    )
+    return {"image": output}
+
+
+class FeatureCache:
+    """Features by image digest, the least recently used dropped first. For one thread."""
+
+    def __init__(self, *, max_bytes: int = DEFAULT_FEATURE_CACHE_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._features: OrderedDict[str, ImageFeatures] = OrderedDict()
+
+    def clear(self) -> None:
+        self._features.clear()
+        self._bytes = 0
+
+    @torch.no_grad()
+    def get(
+        self, model: PreTrainedModel, images: Sequence[Image], views: dict[str, View], processor: BaseImageProcessor
+    ) -> list[ImageFeatures]:
+        """Features of `images` in order; what is missing is computed in one pass from `views`, by digest."""
+        found = {image.sha256: self._features.get(image.sha256) for image in images}
+        missing = [digest for digest, features in found.items() if features is None]
+        fresh = encode(model, [views[digest] for digest in missing], processor)
+        for digest, features in zip(missing, fresh, strict=True):
+            found[digest] = self._features[digest] = features
+            self._bytes += features.size_bytes
+        for digest in found:
+            self._features.move_to_end(digest)
+        while self._bytes > self._max_bytes and self._features:
+            self._bytes -= self._features.popitem(last=False)[1].size_bytes
+        return [features for image in images if (features := found[image.sha256]) is not None]

@@ -1,0 +1,120 @@
+"""From encoded bytes to what a vision tower takes: decode, resize to the model frame, cut into patches.
+
+Decoding is refused by the header before it costs memory, applies EXIF orientation once and always gives RGB.
+We resize to the model frame ourselves, so that every engine's own resize is the identity and all engines see
+the same pixels. `ViewCache` keeps model views, which are small; patches, sixteen times larger, are made when a
+batch needs them. Storing images and reading their headers is `vigorl_lib.storage.images`.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import OrderedDict
+from collections.abc import Sequence
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+from PIL import ImageOps
+
+from vigorl_lib.domain.geometry import ResizeRule, Size
+from vigorl_lib.domain.image import Image
+from vigorl_lib.errors import DataError, PolicyError
+from vigorl_lib.storage.images import DEFAULT_MAX_PIXELS, probe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers.image_processing_utils import BaseImageProcessor
+
+DEFAULT_VIEW_CACHE_BYTES = 256 << 20
+
+View = NDArray[np.uint8]
+"""An image in the model frame, [height, width, 3]."""
+
+
+def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> PILImage.Image:
+    """The picture as RGB, upright; transparent parts become white.
+
+    Raises DataError: IMAGE_UNREADABLE (no image, or cut short), IMAGE_TOO_LARGE (before decoding),
+    IMAGE_ANIMATED, IMAGE_MODE (more than 8 bits a channel).
+    """
+    probe(data, max_pixels=max_pixels)
+    picture = PILImage.open(io.BytesIO(data))
+    # A phone's MPO file carries further frames for depth; its first one is the photograph.
+    if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
+        raise DataError(
+            f"expected a still image, found one with {picture.n_frames} frames; save one of them",  # type: ignore[attr-defined]
+            reason="IMAGE_ANIMATED",
+        )
+    if picture.mode.startswith(("I", "F")):
+        raise DataError(
+            f"expected 8 bits a channel, found Pillow mode {picture.mode}; convert the image to 8 bits",
+            reason="IMAGE_MODE",
+        )
+    try:
+        upright = ImageOps.exif_transpose(picture)
+        return _flatten(upright)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(
+            f"expected a whole {picture.format} image, found one that cannot be decoded ({error}); save it again",
+            reason="IMAGE_UNREADABLE",
+        ) from error
+
+
+def _flatten(picture: PILImage.Image) -> PILImage.Image:
+    if picture.has_transparency_data:
+        layer = picture.convert("RGBA")
+        return PILImage.alpha_composite(PILImage.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return picture.convert("RGB")
+
+
+def model_view(picture: PILImage.Image, resize: ResizeRule) -> PILImage.Image:
+    """The picture in the model frame, by bicubic filter as the families' own processors do."""
+    size = resize.model_size(Size(*picture.size))
+    if picture.size == (size.width, size.height):
+        return picture
+    return picture.resize((size.width, size.height), PILImage.Resampling.BICUBIC)
+
+
+class ViewCache:
+    """Model views by digest, the least recently used dropped first. Safe to use from several threads."""
+
+    def __init__(self, resize: ResizeRule, *, max_bytes: int = DEFAULT_VIEW_CACHE_BYTES) -> None:
+        self.resize = resize
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._views: OrderedDict[str, View] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, image: Image) -> View:
+        """The view of an image. Raises DataError, and PolicyError (IMAGE_NOT_CACHED) if it has come without bytes."""
+        with self._lock:
+            if (view := self._views.get(image.sha256)) is not None:
+                self._views.move_to_end(image.sha256)
+                return view
+        if image.data is None:
+            raise PolicyError(
+                f"image {image.sha256[:12]} is not cached here; send its bytes",
+                reason="IMAGE_NOT_CACHED",
+                sha256=image.sha256,
+            )
+        view = np.asarray(model_view(decode(image.data), self.resize))
+        with self._lock:
+            if image.sha256 not in self._views:
+                self._views[image.sha256] = view
+                self._bytes += view.nbytes
+            while self._bytes > self._max_bytes and len(self._views) > 1:
+                self._bytes -= self._views.popitem(last=False)[1].nbytes
+        return view
+
+    @property
+    def size_bytes(self) -> int:
+        return self._bytes
+
+
+def to_patches(views: Sequence[View], processor: BaseImageProcessor) -> tuple[Tensor, Tensor]:
+    """`pixel_values` [patches, width] float32 and `image_grid_thw` [images, 3] of some views, in order."""
+    batch = processor(images=list(views), do_resize=False, return_tensors="pt")
+    return batch["pixel_values"], batch["image_grid_thw"]

@@ -1,0 +1,201 @@
+"""The one move of the whole system: `step(prefix, n)` gives n longer conversations.
+
+The policy continues the prefix n times, the environment acts on each continuation. Search composes
+this move into a tree, `vigorl_lib.rollout.run` into a loop; no other code turns a policy's text into
+what happens next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from vigorl_lib.domain.example import Example
+from vigorl_lib.domain.grammar import FORCED_ANSWER_PREFIX, MODES
+from vigorl_lib.domain.image import Image
+from vigorl_lib.domain.seeds import derive_seed
+from vigorl_lib.domain.trajectory import (
+    Message,
+    Origin,
+    Prefix,
+    Role,
+    Segment,
+    StopReason,
+    TurnRecord,
+)
+from vigorl_lib.environment.base import Environment, Outcome
+from vigorl_lib.errors import ConfigError, VigorlError
+from vigorl_lib.policy.base import Completion, FinishReason, Generation, Policy, PolicyInfo
+from vigorl_lib.prompts import load_prompt
+from vigorl_lib.rollout.task import TaskConfig
+
+
+class StepError(VigorlError):
+    """A step that failed at one boundary; `stop` says at which, the cause is chained."""
+
+    category = "rollout"
+
+    def __init__(self, stop: StopReason, cause: VigorlError) -> None:
+        super().__init__(cause.message, reason=cause.reason, infrastructure=cause.infrastructure, **cause.metadata)
+        self.stop = stop
+
+
+@asynccontextmanager
+async def _boundary(stop: StopReason) -> AsyncIterator[None]:
+    """Attribute a typed failure to the boundary that it crossed."""
+    try:
+        yield
+    except VigorlError as error:
+        overflow = error.reason == "CONTEXT_OVERFLOW"
+        raise StepError(StopReason.CONTEXT_OVERFLOW if overflow else stop, error) from error
+
+
+class Stepper:
+    """Steps conversations of one task with one policy and one environment.
+
+    `own` marks what the policy samples as trained (RL on its own tokens).
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        environment: Environment,
+        task: TaskConfig,
+        *,
+        own: bool = False,
+        min_policy_version: int = 0,
+    ) -> None:
+        if task.mode not in MODES:
+            raise ConfigError(f"task.mode: expected one of {', '.join(MODES)}, found {task.mode!r}", reason="MODE_UNKNOWN")
+        self.policy = policy
+        self.environment = environment
+        self.task = task
+        self.own = own
+        self.min_policy_version = min_policy_version
+        self.prompt = load_prompt(task.family, task.prompt_name)
+        self._info: PolicyInfo | None = None
+
+    async def info(self) -> PolicyInfo:
+        """The policy's description, asked once."""
+        if self._info is None:
+            self._info = await self.policy.info()
+        return self._info
+
+    async def start(self, example: Example, seed_path: tuple[int | str, ...]) -> Prefix:
+        """Open an episode on an example's first image. Raises StepError."""
+        async with _boundary(StopReason.POLICY_ERROR):
+            info = await self.info()
+        async with _boundary(StopReason.ENVIRONMENT_ERROR):
+            episode = await self.environment.start(
+                example.images[0], mode=self.task.mode, config=self.task.zoom, resize=info.resize
+            )
+        messages = (
+            Message(Role.SYSTEM, (self.prompt.text,)),
+            Message(Role.USER, (*example.images, f"\n{example.question}")),
+        )
+        return Prefix(None, (Segment(Origin.PROMPT, messages),), None, episode.state, seed_path)
+
+    async def step(self, prefix: Prefix, n: int) -> list[Prefix]:
+        """n successors of an unfinished prefix, in the order of their seeds. Raises StepError.
+
+        The successors' parent is `prefix` with its segments rendered, so that nothing is tokenised twice.
+        """
+        if prefix.stop is not None:
+            raise ValueError(f"a finished prefix ({prefix.stop}) has no successors")
+        forced = self._forced(prefix)
+        prompt = (*prefix.segments, *forced)
+        used = _tokens_after_prompt(prompt)
+        seeds = [derive_seed(*prefix.seed_path, index) for index in range(n)]
+        async with _boundary(StopReason.POLICY_ERROR):
+            generation = await self.policy.generate(
+                prompt,
+                seeds=seeds,
+                sampling=self.task.sampling(self.task.max_tokens - used),
+                min_policy_version=self.min_policy_version,
+                request_id="/".join(map(str, prefix.seed_path)),
+            )
+        parent = _rendered(prefix, generation)
+        forced = generation.prompt[len(generation.prompt) - len(forced) :] if forced else ()
+        used = _tokens_after_prompt(generation.prompt)
+        return list(
+            await asyncio.gather(
+                *(
+                    self._successor(parent, forced, used, index, completion)
+                    for index, completion in enumerate(generation.completions)
+                )
+            )
+        )
+
+    def _forced(self, prefix: Prefix) -> tuple[Segment, ...]:
+        """The prefilled answer tag, on the last permitted turn of a task that forces it."""
+        if self.task.force_answer and prefix.depth + 1 >= self.task.zoom.max_turns:
+            return (Segment(Origin.FORCED, (Message(Role.ASSISTANT, (FORCED_ANSWER_PREFIX,)),)),)
+        return ()
+
+    async def _successor(
+        self, parent: Prefix, forced: tuple[Segment, ...], used: int, index: int, completion: Completion
+    ) -> Prefix:
+        text = "".join(segment.text for segment in forced) + completion.text
+        async with _boundary(StopReason.ENVIRONMENT_ERROR):
+            outcome = await self.environment.step(parent.state, text, first_image(parent))
+        said = Segment(
+            Origin.POLICY,
+            (Message(Role.ASSISTANT, (completion.text,)),),
+            token_ids=completion.token_ids or None,
+            logprobs=completion.logprobs,
+            policy_version=completion.policy_version,
+            trained=self.own,
+        )
+        stop = self._stop(outcome, completion, used)
+        observed = () if stop or outcome.observation is None else (Segment(Origin.OBSERVATION, (outcome.observation,)),)
+        return Prefix(
+            parent=parent,
+            new_segments=(*forced, said, *observed),
+            record=TurnRecord(
+                turn=outcome.turn,
+                text=text,
+                finish_reason=completion.finish_reason,
+                invalid=outcome.invalid,
+                detail=outcome.detail,
+                crop=outcome.crop,
+                crop_image=outcome.crop_image,
+            ),
+            state=outcome.state,
+            seed_path=(*parent.seed_path, index),
+            stop=stop,
+            depth=parent.depth + 1,
+        )
+
+    def _stop(self, outcome: Outcome, completion: Completion, used: int) -> StopReason | None:
+        """Why the conversation ends here, if it does; a zoom whose crop would not fit is not granted."""
+        if completion.finish_reason is FinishReason.ABORTED:
+            return StopReason.CANCELLED
+        if completion.finish_reason is FinishReason.LENGTH:
+            return StopReason.MAX_TOKENS
+        if outcome.stop is not None or outcome.observation is None or not completion.token_ids:
+            return outcome.stop
+        assert self._info is not None
+        factor = self._info.resize.factor
+        images = outcome.observation.images
+        reserve = self.task.observation_text_tokens + sum(i.size.area // factor**2 for i in images)
+        if used + len(completion.token_ids) + reserve >= self.task.max_tokens:
+            return StopReason.MAX_TOKENS
+        return None
+
+
+def first_image(prefix: Prefix) -> Image:
+    """The image that the question is about."""
+    return next(image for segment in prefix.path()[0].new_segments for image in segment.images)
+
+
+def _rendered(prefix: Prefix, generation: Generation) -> Prefix:
+    """The prefix with its own segments as the policy rendered them; its ancestors were rendered before."""
+    before = len(prefix.segments) - len(prefix.new_segments)
+    own = generation.prompt[before : before + len(prefix.new_segments)]
+    return replace(prefix, new_segments=own)
+
+
+def _tokens_after_prompt(segments: tuple[Segment, ...]) -> int:
+    return sum(len(segment.token_ids or ()) for segment in segments if segment.origin is not Origin.PROMPT)
