@@ -24,13 +24,20 @@ def recipe_options(default: str) -> Callable[[Callable[..., None]], Callable[...
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @click.option("--recipe", "recipe_name", default=default, show_default=True, help="Name or YAML file.")
-        @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key, e.g. sft.steps=10.")
+        @click.option(
+            "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key, e.g. sft.steps=10."
+        )
         @click.option("--root", help="Storage root: a folder or s3://bucket/prefix.")
         @click.option("--run-id", help="Name of the run; the same name continues it.")
         @click.option("--dry-run", is_flag=True, help="Check and print the resolved recipe, then stop.")
         @functools.wraps(command)
         def wrapped(
-            recipe_name: str, overrides: tuple[str, ...], root: str | None, run_id: str | None, dry_run: bool, **rest: Any
+            recipe_name: str,
+            overrides: tuple[str, ...],
+            root: str | None,
+            run_id: str | None,
+            dry_run: bool,
+            **rest: Any,
         ) -> None:
             recipe = resolve(recipe_name, overrides, root=root, run_id=run_id)
             if dry_run:

@@ -45,9 +45,7 @@ def write_chains(storage: Storage, key: str, chains: Iterable[Trajectory], *, sp
         ]
     )
     buffer = io.BytesIO()
-    pq.write_table(
-        pa.Table.from_pylist(rows, schema=schema), buffer, compression="zstd", write_page_checksum=True
-    )
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer, compression="zstd", write_page_checksum=True)
     storage.write(key, buffer.getvalue())
     return len(rows)
 
@@ -67,13 +65,10 @@ def _read_file(storage: Storage, key: str, images: ImageStore | None) -> Iterabl
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    data = pa.BufferReader(storage.read(key))
     try:
-        table = pq.read_table(
-            pa.BufferReader(storage.read(key)), columns=["record"], page_checksum_verification=True
-        )
+        table = pq.read_table(data, columns=["record"], page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
         raise CorruptObject(f"{storage.uri}: {key}: {error}", reason="OBJECT_CORRUPT", key=key) from error
     for row, text in enumerate(table.column("record").to_pylist()):
         yield record_to_trajectory(json.loads(text), images, where=f"{key}: row {row}")

@@ -13,7 +13,14 @@ from typing import Any
 
 from vigorl_lib.errors import DataError
 
-_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", list: "a list", dict: "an object"}
+_NAMES = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+}
 
 
 class Fields:
@@ -55,7 +62,7 @@ class Fields:
         assert isinstance(value, list)
         return value
 
-    def object(self, name: str) -> Fields:
+    def nested(self, name: str) -> Fields:
         return Fields(self._value(name, dict, None), f"{self.where}: {name}")
 
     def objects(self, name: str, default: Collection[Any] | None = None) -> Iterator[Fields]:

@@ -98,7 +98,7 @@ def read_box(fields: Fields, name: str, value: object, size: Size) -> Box:
 
 
 def read_tags(fields: Fields) -> dict[str, str]:
-    tags = fields.object("tags").values if "tags" in fields else {}
+    tags = fields.nested("tags").values if "tags" in fields else {}
     if not all(isinstance(value, str) for value in tags.values()):
         raise fields.error("tags: expected texts by name")
     return dict(tags)

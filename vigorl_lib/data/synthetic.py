@@ -168,7 +168,7 @@ def make_caption(seed: int) -> Caption:
     coordinates of the whole view, which the ramp tells.
     """
     kind = seed % 5
-    scene = make_scene(seed // 5)
+    scene = make_scene(seed)
     if kind < 2:
         view = render(scene).resize((VIEW_SIDE, VIEW_SIDE), PILImage.Resampling.BICUBIC)
         return Caption(view, _described(scene))

@@ -33,12 +33,15 @@ VERSION = 1
 ImageTable = dict[str, Image]
 """Images of one record by digest, without their bytes."""
 
+_FRAMES = tuple(frame.value for frame in Frame)
+
 E = TypeVar("E", Origin, Role, StopReason, InvalidTurn, MalformedReason, Frame)
 
 
 def trajectory_to_record(trajectory: Trajectory) -> dict[str, Any]:
     """The record of a trajectory. Crop and prompt images must be in the image store for it to be read with them."""
     images: ImageTable = {}
+    size = trajectory.model_size
     return {
         "version": VERSION,
         "id": trajectory.trajectory_id,
@@ -53,6 +56,7 @@ def trajectory_to_record(trajectory: Trajectory) -> dict[str, Any]:
         "reward": trajectory.reward,
         "reward_parts": dict(trajectory.reward_parts),
         "outcome": trajectory.outcome,
+        "model_size": None if size is None else [size.width, size.height],
         "images": write_images(images),
     }
 
@@ -77,8 +81,9 @@ def record_to_trajectory(record: object, images: ImageStore | None = None, *, wh
         error=fields.text("error", ""),
         seconds=fields.number("seconds", 0.0),
         reward=reward,
-        reward_parts=dict(fields.object("reward_parts").values) if "reward_parts" in fields else {},
+        reward_parts=dict(fields.nested("reward_parts").values) if "reward_parts" in fields else {},
         outcome=fields.text("outcome", ""),
+        model_size=_size(fields, "model_size") if "model_size" in fields else None,
     )
 
 
@@ -176,10 +181,10 @@ def write_turn_record(record: TurnRecord, images: ImageTable) -> dict[str, Any]:
 
 def read_turn_record(fields: Fields, images: ImageTable) -> TurnRecord:
     points = tuple(_read_point(fields, "points", value) for value in fields.items("points"))
-    crop = _read_crop(fields.object("crop")) if "crop" in fields else None
+    crop = _read_crop(fields.nested("crop")) if "crop" in fields else None
     crop_image = _image(fields, fields.text("crop_image"), images) if "crop_image" in fields else None
     return TurnRecord(
-        turn=Turn(fields.text("thought"), points, _read_action(fields.object("action"))),
+        turn=Turn(fields.text("thought"), points, _read_action(fields.nested("action"))),
         text=fields.text("text"),
         finish_reason=fields.text("finish_reason"),
         invalid=_choice(fields, "invalid", InvalidTurn) if "invalid" in fields else None,
@@ -220,14 +225,15 @@ def _write_point(point: Point) -> list[Any]:
 
 
 def _read_point(fields: Fields, name: str, value: object) -> Point:
-    if not isinstance(value, list) or len(value) != 3 or value[2] not in Frame:
+    if not isinstance(value, list) or len(value) != 3 or value[2] not in _FRAMES:
         raise fields.error(f"{name}: expected [x, y, frame], found {value}")
     x, y = fields.numbers_of(name, value[:2], 2)
     return Point(x, y, Frame(value[2]))
 
 
 def _read_crop(fields: Fields) -> Crop:
-    window = Box(*fields.numbers("window", 4), frame=_choice(fields, "frame", Frame))
+    x0, y0, x1, y1 = fields.numbers("window", 4)
+    window = Box(x0, y0, x1, y1, _choice(fields, "frame", Frame))
     width, height = fields.numbers("shown", 2)
     return Crop(window, Size(int(width), int(height)))
 
@@ -271,3 +277,8 @@ def _images_of(trajectory: Trajectory) -> list[Image]:
     return [image for segment in trajectory.segments for image in segment.images] + [
         record.crop_image for record in trajectory.turns if record.crop_image is not None
     ]
+
+
+def _size(fields: Fields, name: str) -> Size:
+    width, height = fields.numbers(name, 2)
+    return Size(int(width), int(height))

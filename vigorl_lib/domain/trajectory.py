@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from vigorl_lib.domain.geometry import Crop
+from vigorl_lib.domain.geometry import Crop, Size
 from vigorl_lib.domain.grammar import Answer, Turn
 from vigorl_lib.domain.image import Image
 
@@ -179,7 +179,8 @@ class Trajectory:
     """A finished conversation and everything a learner, a judge or a reader needs of it.
 
     `trajectory_id` is `run/example/rollout`; turn k is `run/example/rollout/k`. `policy` is the
-    policy's name as the server gave it; a scripted teacher says so there.
+    policy's name as the server gave it; a scripted teacher says so there. `model_size` is the extent of the
+    model frame, in which all points are; None where no policy has seen the image.
     """
 
     trajectory_id: str
@@ -194,6 +195,7 @@ class Trajectory:
     reward: float | None = None
     reward_parts: dict[str, float] = field(default_factory=dict)
     outcome: str = ""
+    model_size: Size | None = None
 
     @property
     def answer(self) -> str | None:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from vigorl_lib.domain.geometry import Crop, Point, ResizeRule, Size
+from vigorl_lib.domain.grammar import Turn
 from vigorl_lib.domain.image import Image
 from vigorl_lib.domain.trajectory import InvalidTurn, Message, StopReason
-from vigorl_lib.domain.grammar import Turn
 from vigorl_lib.environment.config import ZoomConfig
 
 
@@ -53,9 +53,7 @@ class Environment(Protocol):
         """Apply one policy turn. Raises EpisodeError (STATE_INVALID), DataError; a bad turn is an outcome, no error."""
         ...
 
-    async def crop(
-        self, image: Image, center: Point, *, config: ZoomConfig, resize: ResizeRule
-    ) -> tuple[Crop, Image]:
+    async def crop(self, image: Image, center: Point, *, config: ZoomConfig, resize: ResizeRule) -> tuple[Crop, Image]:
         """Only the crop around a point. Raises DataError (POINT_OUTSIDE)."""
         ...
 

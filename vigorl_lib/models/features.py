@@ -45,7 +45,7 @@ def encode(model: PreTrainedModel, views: Sequence[View], processor: BaseImagePr
     features: list[ImageFeatures] = []
     group: list[View] = []
     patches = 0
-    area = processor.patch_size**2
+    area = int(getattr(processor, "patch_size")) ** 2
     for view in views:
         count = view.shape[0] * view.shape[1] // area
         if group and patches + count > MAX_PATCHES_PER_PASS:
@@ -68,16 +68,17 @@ def _encode_group(model: PreTrainedModel, views: list[View], processor: BaseImag
 
 def encoder_outputs(features: Sequence[ImageFeatures]) -> dict[str, Any]:
     """Features as the models' `forward` takes them, in place of pixels: `mm_encoder_outputs`."""
-    from transformers.modeling_outputs import BaseModelOutputWithPooling
-
     if not features:
         return {}
-    output: Any = BaseModelOutputWithPooling(pooler_output=tuple(item.pooled for item in features))
-    # Not a declared field in every family, and only Qwen3-VL reads it.
-    object.__setattr__(
-        output, "deepstack_features", [list(level) for level in zip(*(item.deepstack for item in features), strict=True)]
-    )
-    return {"image": output}
+    pooled = tuple(item.pooled for item in features)
+    if not features[0].deepstack:
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        return {"image": BaseModelOutputWithPooling(pooler_output=pooled)}
+    from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
+
+    levels = [list(level) for level in zip(*(item.deepstack for item in features), strict=True)]
+    return {"image": BaseModelOutputWithDeepstackFeatures(pooler_output=pooled, deepstack_features=levels)}
 
 
 class FeatureCache:
@@ -87,6 +88,9 @@ class FeatureCache:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._features: OrderedDict[str, ImageFeatures] = OrderedDict()
+
+    def __contains__(self, image: Image) -> bool:
+        return image.sha256 in self._features
 
     def clear(self) -> None:
         self._features.clear()

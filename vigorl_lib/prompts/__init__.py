@@ -1,0 +1,45 @@
+"""System prompts: one text file per task family and mode, with real newlines.
+
+`load_prompt(family, name)` reads `<family>/<name>.txt` of this package. A prompt is data: it is named,
+and its digest is written into whatever was made with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+
+from vigorl_lib.errors import ConfigError
+
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """`name` is `family/file`; `sha256` is that of the text."""
+
+    name: str
+    text: str
+    sha256: str
+
+
+@lru_cache
+def load_prompt(family: str, name: str) -> Prompt:
+    """The prompt of a family and mode. Raises ConfigError (PROMPT_UNKNOWN) that names close ones."""
+    path = FOLDER / family / f"{name}.txt"
+    if not path.is_file():
+        known = prompt_names()
+        close = get_close_matches(f"{family}/{name}", known, n=3) or known
+        raise ConfigError(
+            f"no prompt {family}/{name}; expected one of {', '.join(close)}", reason="PROMPT_UNKNOWN", family=family
+        )
+    text = path.read_text(encoding="utf-8").strip()
+    return Prompt(f"{family}/{name}", text, sha256(text.encode()).hexdigest())
+
+
+def prompt_names() -> list[str]:
+    """All prompts as `family/name`."""
+    return sorted(f"{path.parent.name}/{path.stem}" for path in FOLDER.glob("*/*.txt"))

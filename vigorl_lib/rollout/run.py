@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from vigorl_lib.domain.example import Example
 from vigorl_lib.domain.trajectory import Prefix, StopReason, Trajectory
-from vigorl_lib.rollout.step import StepError, Stepper
+from vigorl_lib.rollout.step import StepError, Stepper, first_image
 
 T = TypeVar("T")
 
@@ -90,12 +90,11 @@ async def to_trajectory(
         stop=stop,
         error=error,
         seconds=0.0 if begin is None else time.monotonic() - begin,
+        model_size=info.resize.model_size(first_image(prefix).size),
     )
 
 
-async def rollout_many(
-    jobs: Iterable[Callable[[], Awaitable[T]]], *, max_in_flight: int
-) -> AsyncIterator[T]:
+async def rollout_many(jobs: Iterable[Callable[[], Awaitable[T]]], *, max_in_flight: int) -> AsyncIterator[T]:
     """Results of the jobs as they finish, `max_in_flight` of them running at a time.
 
     A job that raises ends the whole: jobs record their own expected failures. Closing the iterator

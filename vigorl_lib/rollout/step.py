@@ -68,7 +68,9 @@ class Stepper:
         min_policy_version: int = 0,
     ) -> None:
         if task.mode not in MODES:
-            raise ConfigError(f"task.mode: expected one of {', '.join(MODES)}, found {task.mode!r}", reason="MODE_UNKNOWN")
+            raise ConfigError(
+                f"task.mode: expected one of {', '.join(MODES)}, found {task.mode!r}", reason="MODE_UNKNOWN"
+            )
         self.policy = policy
         self.environment = environment
         self.task = task

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from errno import EMLINK, ENOTSUP, EPERM
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
 from vigorl_lib.errors import ObjectNotFound, StorageError
 from vigorl_lib.storage.base import TEMPORARY_PREFIX, Checksum, check_key, checksum_stream, files_below
+
+_MKDIR_TRIES = 10
 
 
 class FolderStorage:
@@ -45,24 +48,10 @@ class FolderStorage:
             return self._path(key).read_bytes()
 
     def write(self, key: str, data: bytes) -> None:
-        with self._errors(key), self._temporary(self._path(key)) as temporary:
-            temporary.write_bytes(data)
-            os.replace(temporary, self._path(key))
+        self._place(key, lambda temporary: _fill(temporary, data), _replace)
 
     def create(self, key: str, data: bytes) -> bool:
-        with self._errors(key), self._temporary(self._path(key)) as temporary:
-            temporary.write_bytes(data)
-            try:
-                os.link(temporary, self._path(key))
-            except FileExistsError:
-                return False
-            except OSError as error:
-                if error.errno in (EPERM, ENOTSUP, EMLINK):
-                    raise _unsupported(self.root) from error
-                raise
-            finally:
-                temporary.unlink()
-        return True
+        return self._place(key, lambda temporary: _fill(temporary, data), self._link)
 
     def exists(self, key: str) -> bool:
         with self._errors(key):
@@ -102,10 +91,7 @@ class FolderStorage:
 
     def upload_folder(self, folder: Path, prefix: str) -> None:
         for name, source in files_below(folder):
-            target = self._path(f"{prefix}/{name}")
-            with self._errors(f"{prefix}/{name}"), self._temporary(target) as temporary:
-                shutil.copyfile(source, temporary)
-                os.replace(temporary, target)
+            self._place(f"{prefix}/{name}", partial(shutil.copyfile, source), _replace)
 
     def download_folder(self, prefix: str, folder: Path) -> None:
         keys = self.list(f"{prefix}/")
@@ -120,21 +106,35 @@ class FolderStorage:
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
 
-    @contextmanager
-    def _temporary(self, target: Path) -> Iterator[Path]:
-        """A temporary file beside `target`, gone if the block fails."""
-        temporary = target.parent / f"{TEMPORARY_PREFIX}{uuid4().hex}"
-        # A racing delete may remove the folder, emptied, between the two calls.
-        for _ in range(10):
-            with suppress(FileNotFoundError):
-                temporary.touch()
-                break
-            target.parent.mkdir(parents=True, exist_ok=True)
+    def _place(self, key: str, fill: Callable[[str], object], place: Callable[[str, str], bool]) -> bool:
+        """Fill a temporary file beside the target, then put it in place; nothing is left of a failure."""
+        target = str(self._path(key))
+        folder = os.path.dirname(target)
+        temporary = f"{folder}/{TEMPORARY_PREFIX}{uuid4().hex}"
+        with self._errors(key):
+            try:
+                # A racing delete may take the folder away again while it is empty.
+                for _ in range(_MKDIR_TRIES):
+                    try:
+                        fill(temporary)
+                        break
+                    except (FileNotFoundError, NotADirectoryError):
+                        os.makedirs(folder, exist_ok=True)
+                return place(temporary, target)
+            finally:
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    os.unlink(temporary)
+
+    def _link(self, temporary: str, target: str) -> bool:
         try:
-            yield temporary
-        except BaseException:
-            temporary.unlink(missing_ok=True)
+            os.link(temporary, target)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno in (EPERM, ENOTSUP, EMLINK):
+                raise _unsupported(self.root) from error
             raise
+        return True
 
     def _errors(self, key: str) -> AbstractContextManager[None]:
         return folder_errors(self.uri, key)
@@ -149,6 +149,13 @@ def folder_errors(uri: str, key: str) -> Iterator[None]:
         raise ObjectNotFound(f"no object {key} in {uri}", reason="OBJECT_NOT_FOUND", key=key) from None
     except StorageError:
         raise
+    except FileExistsError as error:
+        raise StorageError(
+            f"{uri}: {key}: {error.filename} is a file where a folder is needed",
+            reason="KEY_CONFLICT",
+            infrastructure=False,
+            key=key,
+        ) from error
     except PermissionError as error:
         raise StorageError(
             f"{uri}: permission denied for {error.filename}; give this user the right to read and write there",
@@ -158,6 +165,16 @@ def folder_errors(uri: str, key: str) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise StorageError(f"{uri}: {key}: {error.strerror or error}", reason="STORAGE_UNAVAILABLE", key=key) from error
+
+
+def _fill(path: str, data: bytes) -> None:
+    with open(path, "xb") as file:
+        file.write(data)
+
+
+def _replace(temporary: str, target: str) -> bool:
+    os.replace(temporary, target)
+    return True
 
 
 def _raise_unless_gone(error: OSError) -> None:

@@ -46,10 +46,9 @@ class EngineConfig(Section):
     freeze: tuple[str, ...] = ()
     """Names of modules that are not trained. `visual` keeps the vision tower outside the engine, whole on each rank."""
     gradient_checkpointing: bool = False
-    attention: Literal["auto", "sdpa", "flash_attention_2", "eager"] = "auto"
     threads: int = Field(default=1, ge=1)
     """Threads of one rank on a processor; ignored on an accelerator."""
-    pixel_cache_bytes: int = Field(default=512 << 20, ge=0)
+    view_cache_bytes: int = Field(default=512 << 20, ge=0)
     """Memory for decoded model views, so that an image is decoded once."""
     feature_cache_bytes: int = Field(default=256 << 20, ge=0)
     """Memory for features of a frozen vision tower, so that an image is encoded once."""

@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from vigorl_lib.rpc.gen.vigorl.common.v1 import conversation_pb2 as vigorl_dot_common_dot_v1_dot_conversation__pb2
+from vigorl_lib.rpc.gen.vigorl.common.v1 import image_pb2 as vigorl_dot_common_dot_v1_dot_image__pb2
 from vigorl_lib.rpc.gen.vigorl.common.v1 import turn_pb2 as vigorl_dot_common_dot_v1_dot_turn__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!vigorl/common/v1/trajectory.proto\x12\x10vigorl.common.v1\x1a\x1egoogle/protobuf/duration.proto\x1a#vigorl/common/v1/conversation.proto\x1a\x1bvigorl/common/v1/turn.proto\"\xc8\x03\n\nTrajectory\x12\x15\n\rtrajectory_id\x18\x01 \x01(\t\x12\x12\n\nexample_id\x18\x02 \x01(\t\x12\x0c\n\x04mode\x18\x03 \x01(\t\x12\x0e\n\x06policy\x18\x04 \x01(\t\x12+\n\x08segments\x18\x05 \x03(\x0b\x32\x19.vigorl.common.v1.Segment\x12+\n\x05turns\x18\x06 \x03(\x0b\x32\x1c.vigorl.common.v1.TurnRecord\x12\x31\n\x0bstop_reason\x18\x07 \x01(\x0e\x32\x1c.vigorl.common.v1.StopReason\x12\r\n\x05\x65rror\x18\x08 \x01(\t\x12+\n\x08\x64uration\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x06reward\x18\n \x01(\x01H\x00\x88\x01\x01\x12\x43\n\x0creward_parts\x18\x0b \x03(\x0b\x32-.vigorl.common.v1.Trajectory.RewardPartsEntry\x12\x0f\n\x07outcome\x18\x0c \x01(\t\x1a\x32\n\x10RewardPartsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\t\n\x07_rewardb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!vigorl/common/v1/trajectory.proto\x12\x10vigorl.common.v1\x1a\x1egoogle/protobuf/duration.proto\x1a#vigorl/common/v1/conversation.proto\x1a\x1cvigorl/common/v1/image.proto\x1a\x1bvigorl/common/v1/turn.proto\"\xf4\x03\n\nTrajectory\x12\x15\n\rtrajectory_id\x18\x01 \x01(\t\x12\x12\n\nexample_id\x18\x02 \x01(\t\x12\x0c\n\x04mode\x18\x03 \x01(\t\x12\x0e\n\x06policy\x18\x04 \x01(\t\x12+\n\x08segments\x18\x05 \x03(\x0b\x32\x19.vigorl.common.v1.Segment\x12+\n\x05turns\x18\x06 \x03(\x0b\x32\x1c.vigorl.common.v1.TurnRecord\x12\x31\n\x0bstop_reason\x18\x07 \x01(\x0e\x32\x1c.vigorl.common.v1.StopReason\x12\r\n\x05\x65rror\x18\x08 \x01(\t\x12+\n\x08\x64uration\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x06reward\x18\n \x01(\x01H\x00\x88\x01\x01\x12\x43\n\x0creward_parts\x18\x0b \x03(\x0b\x32-.vigorl.common.v1.Trajectory.RewardPartsEntry\x12\x0f\n\x07outcome\x18\x0c \x01(\t\x12*\n\nmodel_size\x18\r \x01(\x0b\x32\x16.vigorl.common.v1.Size\x1a\x32\n\x10RewardPartsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\t\n\x07_rewardb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,8 +37,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TRAJECTORY_REWARDPARTSENTRY']._loaded_options = None
   _globals['_TRAJECTORY_REWARDPARTSENTRY']._serialized_options = b'8\001'
-  _globals['_TRAJECTORY']._serialized_start=154
-  _globals['_TRAJECTORY']._serialized_end=610
-  _globals['_TRAJECTORY_REWARDPARTSENTRY']._serialized_start=549
-  _globals['_TRAJECTORY_REWARDPARTSENTRY']._serialized_end=599
+  _globals['_TRAJECTORY']._serialized_start=184
+  _globals['_TRAJECTORY']._serialized_end=684
+  _globals['_TRAJECTORY_REWARDPARTSENTRY']._serialized_start=623
+  _globals['_TRAJECTORY_REWARDPARTSENTRY']._serialized_end=673
 # @@protoc_insertion_point(module_scope)

@@ -2,6 +2,7 @@ import datetime
 
 from google.protobuf import duration_pb2 as _duration_pb2
 from vigorl_lib.rpc.gen.vigorl.common.v1 import conversation_pb2 as _conversation_pb2
+from vigorl_lib.rpc.gen.vigorl.common.v1 import image_pb2 as _image_pb2
 from vigorl_lib.rpc.gen.vigorl.common.v1 import turn_pb2 as _turn_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -12,7 +13,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Trajectory(_message.Message):
-    __slots__ = ("trajectory_id", "example_id", "mode", "policy", "segments", "turns", "stop_reason", "error", "duration", "reward", "reward_parts", "outcome")
+    __slots__ = ("trajectory_id", "example_id", "mode", "policy", "segments", "turns", "stop_reason", "error", "duration", "reward", "reward_parts", "outcome", "model_size")
     class RewardPartsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -32,6 +33,7 @@ class Trajectory(_message.Message):
     REWARD_FIELD_NUMBER: _ClassVar[int]
     REWARD_PARTS_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_SIZE_FIELD_NUMBER: _ClassVar[int]
     trajectory_id: str
     example_id: str
     mode: str
@@ -44,4 +46,5 @@ class Trajectory(_message.Message):
     reward: float
     reward_parts: _containers.ScalarMap[str, float]
     outcome: str
-    def __init__(self, trajectory_id: _Optional[str] = ..., example_id: _Optional[str] = ..., mode: _Optional[str] = ..., policy: _Optional[str] = ..., segments: _Optional[_Iterable[_Union[_conversation_pb2.Segment, _Mapping]]] = ..., turns: _Optional[_Iterable[_Union[_turn_pb2.TurnRecord, _Mapping]]] = ..., stop_reason: _Optional[_Union[_turn_pb2.StopReason, str]] = ..., error: _Optional[str] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., reward: _Optional[float] = ..., reward_parts: _Optional[_Mapping[str, float]] = ..., outcome: _Optional[str] = ...) -> None: ...
+    model_size: _image_pb2.Size
+    def __init__(self, trajectory_id: _Optional[str] = ..., example_id: _Optional[str] = ..., mode: _Optional[str] = ..., policy: _Optional[str] = ..., segments: _Optional[_Iterable[_Union[_conversation_pb2.Segment, _Mapping]]] = ..., turns: _Optional[_Iterable[_Union[_turn_pb2.TurnRecord, _Mapping]]] = ..., stop_reason: _Optional[_Union[_turn_pb2.StopReason, str]] = ..., error: _Optional[str] = ..., duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., reward: _Optional[float] = ..., reward_parts: _Optional[_Mapping[str, float]] = ..., outcome: _Optional[str] = ..., model_size: _Optional[_Union[_image_pb2.Size, _Mapping]] = ...) -> None: ...

@@ -1,0 +1,223 @@
+"""The zoom environment: it answers a zoom with the crop around the point.
+
+Crops are cut from the original, so a zoom adds detail that the model's view does not have. Stateless:
+see `vigorl_lib.environment.base`. Decoding, resizing and encoding run in a small thread pool, which
+Pillow serves without holding the interpreter's lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from threading import Lock
+from typing import TypeVar
+
+from PIL import Image as PILImage
+from PIL import ImageDraw
+
+from vigorl_lib.domain.geometry import Box, Crop, Frame, FrameMap, Point, ResizeRule, Size, crop_window
+from vigorl_lib.domain.grammar import MODES, Answer, Continue, Malformed, Turn, Zoom, observation_text, parse_turn
+from vigorl_lib.domain.image import Image, digest
+from vigorl_lib.domain.trajectory import InvalidTurn, Message, Role, StopReason
+from vigorl_lib.environment.base import Episode, Outcome
+from vigorl_lib.environment.config import ZoomConfig
+from vigorl_lib.environment.state import LOCAL_KEY, EpisodeState
+from vigorl_lib.environment.state import decode as decode_state
+from vigorl_lib.environment.state import encode as encode_state
+from vigorl_lib.errors import DataError, EpisodeError
+from vigorl_lib.models.pixels import decode, model_view
+
+DEFAULT_CACHE_BYTES = 512 << 20
+"""Decoded originals kept in memory."""
+JPEG_QUALITY = 95
+"""Crops travel as JPEG without chroma subsampling."""
+
+DOT_RADIUS_PX, DOT_OUTLINE_PX = 7, 2
+"""The reference's dot, drawn before the crop is resized."""
+
+GO_ON = "Please go on."
+"""What the policy reads after a thought alone, and after an invalid turn in the mode `ignore`."""
+
+_BYTES_PER_PIXEL = 3
+
+T = TypeVar("T")
+
+
+class ZoomEnvironment:
+    """Environment protocol, in this process. `key` signs the states."""
+
+    def __init__(self, *, key: bytes = LOCAL_KEY, cache_bytes: int = DEFAULT_CACHE_BYTES, threads: int = 2) -> None:
+        self._key = key
+        self._originals = OriginalCache(cache_bytes)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="zoom")
+
+    async def start(self, image: Image, *, mode: str, config: ZoomConfig, resize: ResizeRule) -> Episode:
+        if mode not in MODES:
+            raise DataError(f"mode: expected one of {', '.join(MODES)}, found {mode!r}", reason="MODE_UNKNOWN")
+        # Decoding now refuses a bad image before the policy spends a token on it.
+        original = await self._run(partial(self._originals.get, image))
+        state = EpisodeState(image.sha256, Size(*original.size), mode, config, resize)
+        return Episode(encode_state(state, self._key), resize.model_size(Size(*original.size)))
+
+    async def step(self, state: bytes, text: str, image: Image) -> Outcome:
+        before = decode_state(state, self._key)
+        if before.image_sha256 != image.sha256:
+            raise EpisodeError(
+                f"this state belongs to image {before.image_sha256[:12]}, found {image.sha256[:12]}",
+                reason="STATE_INVALID",
+            )
+        config = before.config
+        turn = parse_turn(text, MODES[before.mode], strict=config.strict)
+        after = replace(before, turns=before.turns + 1)
+        match turn.action:
+            case Answer():
+                return Outcome(encode_state(after, self._key), turn, None, StopReason.ANSWERED)
+            case Malformed(_, detail):
+                return self._invalid(after, turn, InvalidTurn.MALFORMED, detail)
+            case Continue():
+                return self._observe(after, turn, Message(Role.USER, (GO_ON,)))
+            case Zoom(point):
+                problem = _problem(point, before)
+                if problem is not None:
+                    return self._invalid(after, turn, *problem)
+                if after.turns >= config.max_turns:
+                    return Outcome(encode_state(after, self._key), turn, None, StopReason.MAX_TURNS)
+                crop, shown = await self.crop(image, point, config=config, resize=before.resize)
+                opening, closing = observation_text(dot=config.dot)
+                after = replace(after, zoomed=(*after.zoomed, point))
+                message = Message(Role.USER, (opening, shown, closing))
+                return Outcome(encode_state(after, self._key), turn, message, None, crop=crop, crop_image=shown)
+
+    async def crop(self, image: Image, center: Point, *, config: ZoomConfig, resize: ResizeRule) -> tuple[Crop, Image]:
+        return await self._run(partial(self._crop, image, center, config, resize))
+
+    async def close(self) -> None:
+        self._pool.shutdown(wait=True)
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def _invalid(self, state: EpisodeState, turn: Turn, invalid: InvalidTurn, detail: str) -> Outcome:
+        state = replace(state, invalid_turns=state.invalid_turns + 1)
+        config = state.config
+        if config.on_invalid == "stop" or state.invalid_turns > config.max_invalid_turns:
+            stop = StopReason.INVALID_TURNS
+            return Outcome(encode_state(state, self._key), turn, None, stop, invalid=invalid, detail=detail)
+        text = f"That turn could not be used: {detail}." if config.on_invalid == "tell" else GO_ON
+        outcome = self._observe(state, turn, Message(Role.USER, (text,)))
+        return replace(outcome, invalid=invalid, detail=detail)
+
+    def _observe(self, state: EpisodeState, turn: Turn, message: Message) -> Outcome:
+        encoded = encode_state(state, self._key)
+        if state.turns >= state.config.max_turns:
+            return Outcome(encoded, turn, None, StopReason.MAX_TURNS)
+        return Outcome(encoded, turn, message, None)
+
+    def _crop(self, image: Image, center: Point, config: ZoomConfig, resize: ResizeRule) -> tuple[Crop, Image]:
+        original = self._originals.get(image)
+        frames = FrameMap(Size(*original.size), resize.model_size(Size(*original.size)))
+        point = frames.point(center, Frame.MODEL)
+        if not frames.inside(point):
+            raise DataError(_outside(point, frames), reason="POINT_OUTSIDE", x=point.x, y=point.y)
+        source, box = original, crop_box(frames, point, config)
+        if config.source == "model":
+            source = model_view(original, resize)
+        edges = (int(box.x0), int(box.y0), int(box.x1), int(box.y1))
+        picture = source.crop(edges)
+        if config.dot:
+            _draw_dot(picture, frames.point(point, box.frame), box)
+        crop = Crop(frames.box(box, Frame.ORIGINAL), shown_size(box, config, resize))
+        size = (crop.shown.width, crop.shown.height)
+        if picture.size != size:
+            picture = picture.resize(size, PILImage.Resampling.BICUBIC)
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+        data = buffer.getvalue()
+        return crop, Image(digest(data), "image/jpeg", crop.shown, data)
+
+
+def crop_box(frames: FrameMap, point: Point, config: ZoomConfig) -> Box:
+    """The window around a point, in the frame that pixels are cut from; integer edges."""
+    frame = Frame(config.source)
+    center = frames.point(point, frame)
+    scale_x = frames.extent(frame)[0] / frames.model.width
+    scale_y = frames.extent(frame)[1] / frames.model.height
+    size = (config.window_model_px * scale_x, config.window_model_px * scale_y)
+    image = frames.original if frame is Frame.ORIGINAL else frames.model
+    return crop_window(center, size, image, config.border)
+
+
+def shown_size(box: Box, config: ZoomConfig, resize: ResizeRule) -> Size:
+    """Size at which a window is shown: the longer side as configured, aspect kept, whole visual tokens.
+
+    A clamped window is stretched to a square, as the reference does.
+    """
+    factor = resize.factor
+    longest = max(factor, round(config.shown_px / factor) * factor)
+    if config.border == "clamp":
+        return Size(longest, longest)
+    unit = longest / max(box.width, box.height)
+    return Size(
+        max(factor, round(box.width * unit / factor) * factor), max(factor, round(box.height * unit / factor) * factor)
+    )
+
+
+def _problem(point: Point, state: EpisodeState) -> tuple[InvalidTurn, str] | None:
+    """Why a zoom cannot be granted."""
+    frames = FrameMap(state.original_size, state.model_size)
+    if not frames.inside(point):
+        return InvalidTurn.OUTSIDE, _outside(point, frames)
+    if any(point.distance(earlier) < state.config.min_distance_px for earlier in state.zoomed):
+        nearest = f"nearer than {state.config.min_distance_px:g} px to an earlier one"
+        return InvalidTurn.REPEATED, f"the point ({point.x:g}, {point.y:g}) is {nearest}"
+    return None
+
+
+def _outside(point: Point, frames: FrameMap) -> str:
+    size = frames.model
+    return f"the point ({point.x:g}, {point.y:g}) lies outside the image of {size.width}x{size.height} px"
+
+
+def _draw_dot(picture: PILImage.Image, point: Point, box: Box) -> None:
+    x, y, r = point.x - box.x0, point.y - box.y0, DOT_RADIUS_PX
+    ImageDraw.Draw(picture).ellipse((x - r, y - r, x + r, y + r), fill="red", outline="white", width=DOT_OUTLINE_PX)
+
+
+class OriginalCache:
+    """Decoded originals by digest, least recently used dropped first, bounded by bytes."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._pictures: OrderedDict[str, PILImage.Image] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, image: Image) -> PILImage.Image:
+        """The picture, RGB and upright. Raises DataError, EpisodeError (IMAGE_NOT_CACHED) without its bytes."""
+        with self._lock:
+            if (picture := self._pictures.get(image.sha256)) is not None:
+                self._pictures.move_to_end(image.sha256)
+                return picture
+        if image.data is None:
+            raise EpisodeError(
+                f"image {image.sha256[:12]} is not cached here; send its bytes",
+                reason="IMAGE_NOT_CACHED",
+                sha256=image.sha256,
+            )
+        picture = decode(image.data)
+        with self._lock:
+            if image.sha256 not in self._pictures:
+                self._pictures[image.sha256] = picture
+                self._bytes += _size_bytes(picture)
+            while self._bytes > self._max_bytes and len(self._pictures) > 1:
+                self._bytes -= _size_bytes(self._pictures.popitem(last=False)[1])
+        return picture
+
+
+def _size_bytes(picture: PILImage.Image) -> int:
+    return picture.width * picture.height * _BYTES_PER_PIXEL

@@ -1,0 +1,65 @@
+"""Settings of a server's shell and of a client's channel: addresses, limits, credentials.
+
+What a service does is configured by its own section; this is only how it is reached and protected.
+Credentials come from the environment (`VIGORL_AUTH__TOKEN`) or from mounted files, never from a recipe.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+
+from vigorl_lib.config import Section, section_from_environment
+
+MAX_MESSAGE_BYTES = 32 << 20
+"""Largest message sent or received; above it gRPC answers RESOURCE_EXHAUSTED before anything is parsed."""
+
+
+class ServerConfig(Section):
+    """How one server listens, what it admits and how it ends."""
+
+    listen: str = "127.0.0.1:0"
+    """host:port; port 0 takes a free one."""
+    max_concurrent_calls: int = Field(default=512, ge=1)
+    """Calls in flight; one more is refused with RESOURCE_EXHAUSTED and a time to wait."""
+    min_budget_s: float = Field(default=0.005, ge=0.0)
+    """A call whose deadline leaves less than this is refused on arrival."""
+    drain_s: float = Field(default=10.0, ge=0.0)
+    """Seconds that calls in flight get to finish after SIGTERM."""
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    """Port of the Prometheus endpoint; none by default."""
+    reflection: bool = True
+    """Offer the service descriptions to tools; never together with a token."""
+    allow_insecure: bool = False
+    """Listen beyond loopback without a token and without TLS."""
+    tls_certificate: Path | None = None
+    """PEM file of the server's certificate chain; TLS is on when it is set."""
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    """PEM file of the authority whose client certificates are demanded (mTLS)."""
+
+
+class ClientConfig(Section):
+    """How clients reach servers."""
+
+    timeout_s: float = Field(default=300.0, gt=0.0)
+    """Deadline of a call that works with a model."""
+    quick_timeout_s: float = Field(default=30.0, gt=0.0)
+    """Deadline of any other call."""
+    tls_ca: Path | None = None
+    """PEM file of the authority that signed the servers' certificates; TLS is on when it is set."""
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+
+
+class AuthSettings(Section):
+    """The bearer token that all services of one installation share."""
+
+    token: SecretStr
+
+
+def bearer_token() -> str | None:
+    """The token of this process's surroundings, None where there is none."""
+    settings = section_from_environment(AuthSettings, "auth")
+    return None if settings is None else settings.token.get_secret_value()

@@ -1,0 +1,145 @@
+"""Images on the wire: the bytes once per server, the digest afterwards.
+
+`ImageCache` is the server's side: it turns what a request says into an image with its bytes, from the
+request itself, from memory, or from storage, and refuses otherwise (IMAGE_NOT_CACHED). `SentImages`
+is a client's memory of what a server has been given. Nothing is decoded here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from vigorl_lib.domain.image import Image, digest
+from vigorl_lib.errors import DataError, EpisodeError, ObjectNotFound, VigorlError
+from vigorl_lib.rpc.convert import image_by_digest, image_inline, invalid
+from vigorl_lib.rpc.gen.vigorl.common.v1 import image_pb2
+
+MAX_INLINE_BYTES = 16 << 20
+
+T = TypeVar("T")
+
+
+@dataclass
+class ImageCache:
+    """A server's images by digest, those used last up to `max_bytes` of encoded bytes. Safe among threads.
+
+    `probe` reads type and size from the header and raises DataError for what is no image. `lookup`
+    gets an image from storage by digest (ObjectNotFound where it has none), `load_object` one by URI.
+    """
+
+    probe: Callable[[bytes], Image]
+    max_bytes: int
+    lookup: Callable[[str], Image] | None = None
+    load_object: Callable[[str], bytes] | None = None
+    _images: OrderedDict[str, Image] = field(default_factory=OrderedDict)
+    _used_bytes: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def resolve(self, proto: image_pb2.Image) -> Image:
+        """The image with its bytes. Raises DataError, EpisodeError (IMAGE_NOT_CACHED)."""
+        match proto.WhichOneof("source"):
+            case "inline":
+                return self._inline(proto.inline.data)
+            case "digest":
+                return self._by_digest(proto.digest.sha256)
+            case "object":
+                return self._object(proto.object.uri)
+        raise invalid("image.source", "inline bytes, a digest or an object", "nothing")
+
+    @property
+    def used_bytes(self) -> int:
+        return self._used_bytes
+
+    def _inline(self, data: bytes) -> Image:
+        if len(data) > MAX_INLINE_BYTES:
+            raise DataError(
+                f"an inline image may have {MAX_INLINE_BYTES} bytes, found {len(data)}; put it into storage",
+                reason="IMAGE_TOO_LARGE",
+                size_bytes=len(data),
+            )
+        known = self._known(digest(data))
+        return known if known is not None else self._remember(self.probe(data))
+
+    def _by_digest(self, sha256: str) -> Image:
+        if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
+            raise invalid("image.digest.sha256", "64 lower-case hexadecimal digits", repr(sha256[:80]))
+        known = self._known(sha256)
+        if known is not None:
+            return known
+        if self.lookup is not None:
+            try:
+                return self._remember(self.lookup(sha256))
+            except ObjectNotFound:
+                pass  # Neither in memory nor in storage: the refusal below is the answer.
+        raise EpisodeError(f"no image {sha256} here; send it inline once", reason="IMAGE_NOT_CACHED", sha256=sha256)
+
+    def _object(self, uri: str) -> Image:
+        if self.load_object is None:
+            raise DataError(
+                f"this server reads no object URIs, found {uri!r}; send the image inline",
+                reason="IMAGE_URI_FORBIDDEN",
+                uri=uri,
+            )
+        return self._inline(self.load_object(uri))
+
+    def _known(self, sha256: str) -> Image | None:
+        with self._lock:
+            image = self._images.get(sha256)
+            if image is not None:
+                self._images.move_to_end(sha256)
+            return image
+
+    def _remember(self, image: Image) -> Image:
+        with self._lock:
+            if image.sha256 not in self._images:
+                self._images[image.sha256] = image
+                self._used_bytes += len(image.data or b"")
+            while self._used_bytes > self.max_bytes and len(self._images) > 1:
+                _, oldest = self._images.popitem(last=False)
+                self._used_bytes -= len(oldest.data or b"")
+        return image
+
+
+class SentImages:
+    """What one server has been given, as far as one client knows; the oldest are forgotten first."""
+
+    def __init__(self, max_digests: int = 100_000) -> None:
+        self._max_digests = max_digests
+        self._digests: OrderedDict[str, None] = OrderedDict()
+
+    async def call(self, send: Callable[[Callable[[Image], image_pb2.Image]], Awaitable[T]]) -> T:
+        """Run `send`, which encodes its request with the function it gets; once more, inline, if the server asks.
+
+        A server that has no such image refuses before it does any work, so the second try repeats nothing.
+        """
+        request = _Request(self._digests)
+        try:
+            answer = await send(request.encode)
+        except VigorlError as error:
+            if error.reason != "IMAGE_NOT_CACHED":
+                raise
+            request = _Request({})
+            answer = await send(request.encode)
+        for sha256 in request.inline:
+            self._digests[sha256] = None
+        while len(self._digests) > self._max_digests:
+            self._digests.popitem(last=False)
+        return answer
+
+
+class _Request:
+    """Encodes the images of one request: inline at first sight, by digest from then on."""
+
+    def __init__(self, known: OrderedDict[str, None] | dict[str, None]) -> None:
+        self._known = known
+        self.inline: set[str] = set()
+
+    def encode(self, image: Image) -> image_pb2.Image:
+        if image.sha256 in self._known or image.sha256 in self.inline:
+            return image_by_digest(image)
+        self.inline.add(image.sha256)
+        return image_inline(image)

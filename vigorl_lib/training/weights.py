@@ -1,0 +1,79 @@
+"""Weights that a learner publishes for the policies that it trains: versions, and which of them is wanted.
+
+The desired state lives in storage: a version is written, its marker last, and only then `CURRENT` names it.
+A replica that starts reads `CURRENT`; one that runs is told by the rollout producer. Reading and writing
+tensors is `vigorl_lib.models.weights`, and torch is imported only to publish.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vigorl_lib.domain.image import digest
+from vigorl_lib.errors import CorruptObject, ObjectNotFound
+from vigorl_lib.storage import commit
+from vigorl_lib.storage.layout import RunLayout
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentWeights:
+    """What every replica should hold. `sha256` is that of the version's marker, which names all digests."""
+
+    version: int
+    uri: str
+    sha256: str
+
+
+def current_weights(layout: RunLayout) -> CurrentWeights | None:
+    """The desired version, None before the first was published. Raises CorruptObject."""
+    try:
+        data = layout.storage.read(layout.weights_current)
+    except ObjectNotFound:
+        return None
+    try:
+        return CurrentWeights(**json.loads(data))
+    except (ValueError, TypeError):
+        raise CorruptObject(
+            f"{layout.storage.uri}: {layout.weights_current}: expected JSON with version, uri and sha256",
+            reason="CURRENT_INVALID",
+        ) from None
+
+
+def publish_weights(layout: RunLayout, version: int, tensors: Mapping[str, Tensor], *, keep: int) -> None:
+    """Write a version, make it the desired one, and delete all but the newest `keep`.
+
+    A version that is not above the desired one is left alone: a learner that was killed repeats steps whose
+    weights are out already.
+    """
+    from vigorl_lib.models.weights import write_weights
+
+    storage, prefix = layout.storage, layout.weight_version(version)
+    current = current_weights(layout)
+    if current is not None and version <= current.version:
+        return
+    if commit.committed(storage, prefix) is None:
+        commit.discard(storage, prefix)
+        with tempfile.TemporaryDirectory() as temporary:
+            write_weights(tensors, Path(temporary))
+            storage.upload_folder(Path(temporary), prefix)
+        commit.commit(storage, prefix, {"version": version})
+    marker = digest(storage.read(f"{prefix}/{commit.MARKER}"))
+    wanted = CurrentWeights(version, f"{storage.uri.rstrip('/')}/{prefix}", marker)
+    storage.write(layout.weights_current, json.dumps(asdict(wanted)).encode())
+    for old in published_versions(layout)[:-keep]:
+        commit.discard(storage, layout.weight_version(old))
+
+
+def published_versions(layout: RunLayout) -> list[int]:
+    """Versions with a marker, rising."""
+    keys = layout.storage.list(f"{layout.weights}/")
+    parts = [key.removeprefix(f"{layout.weights}/").split("/") for key in keys]
+    return sorted(int(part[0]) for part in parts if len(part) == 2 and part[1] == commit.MARKER)
