@@ -48,12 +48,9 @@ def s3_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Settings
         _wait_until_it_stores(process, settings, log)
         yield settings
     finally:
-        process.terminate()
-        try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        # Its orderly shutdown takes ten seconds, for data that nobody wants.
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture

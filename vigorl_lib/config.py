@@ -74,7 +74,7 @@ def validate(schema: type[SectionT], values: Mapping[str, Any], *, source: str) 
 
 def read_recipe(recipe: str, folder: Path) -> dict[str, Any]:
     """Plain values of a recipe with its `extends` chain merged below it."""
-    path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else folder / f"{recipe}.yaml"
+    path = Path(recipe) if recipe.endswith((".yaml", ".yml", ".json")) else folder / f"{recipe}.yaml"
     if not path.is_file():
         names = sorted(p.stem for p in folder.glob("*.yaml"))
         close = get_close_matches(recipe, names, n=1)

@@ -89,10 +89,15 @@ def record_to_trajectory(record: object, images: ImageStore | None = None, *, wh
 
 def stored_trajectory(trajectory: Trajectory, images: ImageStore) -> dict[str, Any]:
     """The record of a trajectory after putting every image that carries bytes into the store."""
+    store_images(trajectory, images)
+    return trajectory_to_record(trajectory)
+
+
+def store_images(trajectory: Trajectory, images: ImageStore) -> None:
+    """Put every image that carries bytes into the store, so that the trajectory's record can be read with them."""
     for image in _images_of(trajectory):
         if image.data is not None and image.sha256 not in images:
             images.put(image.data)
-    return trajectory_to_record(trajectory)
 
 
 def write_images(images: ImageTable) -> list[dict[str, Any]]:

@@ -114,7 +114,7 @@ class ChatRenderer:
         """What the checkpoint's own template puts before a conversation that brings no system message."""
         if tokenizer.chat_template is None:
             return ()
-        bare: str = tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
+        bare = str(tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False))
         preamble = bare[: max(bare.rfind(f"{IM_START}user"), 0)]
         return tuple(self._tokenizer.encode(preamble, add_special_tokens=False).ids)
 

@@ -19,8 +19,7 @@ from vigorl_lib.domain.image import Image
 from vigorl_lib.models.pixels import View, to_patches
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-    from transformers.image_processing_utils import BaseImageProcessor
+    from transformers import Qwen2VLImageProcessorPil
 
 DEFAULT_FEATURE_CACHE_BYTES = 256 << 20
 
@@ -40,12 +39,12 @@ class ImageFeatures:
         return sum(tensor.nbytes for tensor in (self.pooled, *self.deepstack))
 
 
-def encode(model: PreTrainedModel, views: Sequence[View], processor: BaseImageProcessor) -> list[ImageFeatures]:
+def encode(model: Any, views: Sequence[View], processor: Qwen2VLImageProcessorPil) -> list[ImageFeatures]:
     """Features of some views, in order; gradients flow if they are on."""
     features: list[ImageFeatures] = []
     group: list[View] = []
     patches = 0
-    area = int(getattr(processor, "patch_size")) ** 2
+    area = processor.patch_size**2
     for view in views:
         count = view.shape[0] * view.shape[1] // area
         if group and patches + count > MAX_PATCHES_PER_PASS:
@@ -56,7 +55,7 @@ def encode(model: PreTrainedModel, views: Sequence[View], processor: BaseImagePr
     return features + _encode_group(model, group, processor) if group else features
 
 
-def _encode_group(model: PreTrainedModel, views: list[View], processor: BaseImageProcessor) -> list[ImageFeatures]:
+def _encode_group(model: Any, views: list[View], processor: Qwen2VLImageProcessorPil) -> list[ImageFeatures]:
     pixel_values, grid = to_patches(views, processor)
     output = model.get_image_features(pixel_values.to(model.device), grid.to(model.device), return_dict=True)
     deepstack = getattr(output, "deepstack_features", None) or []
@@ -70,14 +69,14 @@ def encoder_outputs(features: Sequence[ImageFeatures]) -> dict[str, Any]:
     """Features as the models' `forward` takes them, in place of pixels: `mm_encoder_outputs`."""
     if not features:
         return {}
-    pooled = tuple(item.pooled for item in features)
+    pooled: Any = tuple(item.pooled for item in features)
     if not features[0].deepstack:
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
         return {"image": BaseModelOutputWithPooling(pooler_output=pooled)}
     from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
-    levels = [list(level) for level in zip(*(item.deepstack for item in features), strict=True)]
+    levels: Any = [list(level) for level in zip(*(item.deepstack for item in features), strict=True)]
     return {"image": BaseModelOutputWithDeepstackFeatures(pooler_output=pooled, deepstack_features=levels)}
 
 
@@ -98,17 +97,19 @@ class FeatureCache:
 
     @torch.no_grad()
     def get(
-        self, model: PreTrainedModel, images: Sequence[Image], views: dict[str, View], processor: BaseImageProcessor
+        self, model: Any, images: Sequence[Image], views: dict[str, View], processor: Qwen2VLImageProcessorPil
     ) -> list[ImageFeatures]:
         """Features of `images` in order; what is missing is computed in one pass from `views`, by digest."""
-        found = {image.sha256: self._features.get(image.sha256) for image in images}
-        missing = [digest for digest, features in found.items() if features is None]
+        wanted = dict.fromkeys(image.sha256 for image in images)
+        missing = [digest for digest in wanted if digest not in self._features]
+        found = {digest: self._features[digest] for digest in wanted if digest in self._features}
         fresh = encode(model, [views[digest] for digest in missing], processor)
         for digest, features in zip(missing, fresh, strict=True):
-            found[digest] = self._features[digest] = features
+            found[digest] = features
+            self._features[digest] = features
             self._bytes += features.size_bytes
-        for digest in found:
+        for digest in wanted:
             self._features.move_to_end(digest)
         while self._bytes > self._max_bytes and self._features:
             self._bytes -= self._features.popitem(last=False)[1].size_bytes
-        return [features for image in images if (features := found[image.sha256]) is not None]
+        return [found[image.sha256] for image in images]

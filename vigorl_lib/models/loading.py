@@ -24,8 +24,7 @@ from vigorl_lib.storage import commit
 from vigorl_lib.storage.base import open_storage
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
-    from transformers.image_processing_utils import BaseImageProcessor
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen2VLImageProcessorPil
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 
@@ -39,7 +38,7 @@ class LoadedModel:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
-    image_processor: BaseImageProcessor
+    image_processor: Qwen2VLImageProcessorPil
     family: Family
     resize: ResizeRule
     renderer: ChatRenderer
@@ -82,7 +81,7 @@ def describe(uri: str) -> tuple[Family, ResizeRule]:
 
 
 def save_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, image_processor: BaseImageProcessor, folder: Path
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, image_processor: Qwen2VLImageProcessorPil, folder: Path
 ) -> None:
     """Write a complete checkpoint that `load_model` and any other reader of the format opens."""
     model.save_pretrained(folder)
@@ -107,15 +106,18 @@ def _read_json(uri: str, name: str) -> dict[str, Any]:
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _invalid(folder, f"the tokenizer cannot be read ({_first_line(error)})") from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise _invalid(folder, "expected a tokenizer.json, found a tokenizer of another kind")
+    return tokenizer
 
 
-def _load_image_processor(folder: Path) -> BaseImageProcessor:
+def _load_image_processor(folder: Path) -> Qwen2VLImageProcessorPil:
     from transformers import Qwen2VLImageProcessorPil
 
     try:
@@ -127,23 +129,26 @@ def _load_image_processor(folder: Path) -> BaseImageProcessor:
 
 def _load_weights(folder: Path, dtype: DType, device: str) -> PreTrainedModel:
     from transformers import AutoModelForImageTextToText
-    from transformers.utils import is_flash_attn_2_available, logging
+    from transformers.utils import logging
+    from transformers.utils.import_utils import is_flash_attn_2_available
 
     from vigorl_lib.models.vision_batch import batch_equal_windows
 
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     attention = "flash_attention_2" if device.startswith("cuda") and is_flash_attn_2_available() else "sdpa"
     try:
-        model, report = AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
             folder, dtype=dtype, attn_implementation=attention, local_files_only=True, output_loading_info=True
         )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise _invalid(folder, _first_line(error)) from error
+    model, report = loaded
     # A weight that is not in the files would silently stay random.
     if missing := sorted(report["missing_keys"]):
-        raise _invalid(folder, f"the weights lack {missing[0]} ({len(missing)} in all)")
+        raise _invalid(folder, f"the weights lack {missing[0]} ({len(missing)} missing in all)")
     batch_equal_windows(model)
-    return model.to(device).eval()
+    ready: PreTrainedModel = model.to(device).eval()
+    return ready
 
 
 def _device(device: str) -> str:

@@ -26,7 +26,7 @@ from vigorl_lib.storage.images import DEFAULT_MAX_PIXELS, probe
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers.image_processing_utils import BaseImageProcessor
+    from transformers import Qwen2VLImageProcessorPil
 
 DEFAULT_VIEW_CACHE_BYTES = 256 << 20
 
@@ -114,7 +114,7 @@ class ViewCache:
         return self._bytes
 
 
-def to_patches(views: Sequence[View], processor: BaseImageProcessor) -> tuple[Tensor, Tensor]:
+def to_patches(views: Sequence[View], processor: Qwen2VLImageProcessorPil) -> tuple[Tensor, Tensor]:
     """`pixel_values` [patches, width] float32 and `image_grid_thw` [images, 3] of some views, in order."""
     batch = processor(images=list(views), do_resize=False, return_tensors="pt")
     return batch["pixel_values"], batch["image_grid_thw"]

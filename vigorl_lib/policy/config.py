@@ -7,7 +7,6 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from vigorl_lib.config import Section
-from vigorl_lib.domain.geometry import ResizeRule
 
 
 class ScriptedConfig(Section):
@@ -31,14 +30,6 @@ class ScriptedConfig(Section):
     """Standard deviation of a point around the middle of its target, model-frame pixels."""
     point_bin_px: int = Field(default=4, ge=1)
     """Points are said as the middle of a bin of this side, model-frame pixels."""
-    factor: int = Field(default=28, gt=0)
-    """Side of the student's visual token, pixels; with the limits below, the frame that points are said in."""
-    min_pixels: int = Field(default=28 * 28, gt=0)
-    max_pixels: int = Field(default=112 * 112, gt=0)
-
-    @property
-    def resize(self) -> ResizeRule:
-        return ResizeRule(factor=self.factor, min_pixels=self.min_pixels, max_pixels=self.max_pixels)
 
 
 class PolicyConfig(Section):
@@ -46,8 +37,9 @@ class PolicyConfig(Section):
 
     name: str = Field(default="student", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     engine: Literal["transformers", "scripted"] = "transformers"
-    model: str = ""
-    """Checkpoint in Hugging Face format: a folder or a storage URI. Not used by the scripted engine."""
+    model: str = Field(min_length=1)
+    """Checkpoint in Hugging Face format: a folder or a storage URI. A scripted teacher only takes from it the frame
+    that its student's points are in."""
     revision: str = ""
     """Said in every answer beside the model; it selects nothing."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -72,13 +64,13 @@ class PolicyConfig(Section):
     scripted: ScriptedConfig = ScriptedConfig()
 
     @model_validator(mode="after")
-    def _complete(self) -> PolicyConfig:
-        if self.engine == "transformers" and not self.model:
-            raise ValueError("the transformers engine needs `model`, a checkpoint folder or URI")
+    def _check_scripted(self) -> PolicyConfig:
         if self.engine == "scripted" and "scripted" not in self.name:
             raise ValueError(
                 f"a scripted policy says so in its name, for example 'scripted-teacher', not {self.name!r}"
             )
         if self.engine == "scripted" and self.trainable_by:
             raise ValueError("a scripted policy has no weights to train")
+        if self.engine == "scripted" and not self.scripted.root:
+            raise ValueError("a scripted policy needs `scripted.root`, the storage of the scenes that it knows")
         return self

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -54,7 +55,7 @@ class Decoder:
     """A loaded model with its feature cache. For one thread."""
 
     def __init__(self, loaded: LoadedModel, *, feature_cache_bytes: int) -> None:
-        self._model = loaded.model
+        self._model: Any = loaded.model
         self._processor = loaded.image_processor
         self._renderer = loaded.renderer
         self._resize = loaded.resize
@@ -135,12 +136,12 @@ class Decoder:
         hidden = self._forward(batch, views, cache)
         return self._model.lm_head(hidden[:, -1]), cache, batch
 
-    def _collate(self, sequences: Sequence[TokenSequence], side: str) -> Batch:
+    def _collate(self, sequences: Sequence[TokenSequence], side: Literal["left", "right"]) -> Batch:
         batch = collate(
             sequences,
             padding=self._renderer.padding,
             resize=self._resize,
-            side="left" if side == "left" else "right",
+            side=side,
         )
         return batch.to(self._model.device)
 

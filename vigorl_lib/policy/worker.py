@@ -25,7 +25,7 @@ from vigorl_lib.models.pixels import View
 from vigorl_lib.models.weights import assign_weights
 from vigorl_lib.policy.base import Completion, FinishReason
 from vigorl_lib.policy.config import PolicyConfig
-from vigorl_lib.policy.decoding import DecodeRequest, Decoder, Row
+from vigorl_lib.policy.decoding import Decoder, DecodeRequest, Row
 
 log = logging.getLogger(__name__)
 
@@ -211,9 +211,7 @@ class EngineWorker:
         )
 
     def _closed(self) -> PolicyError:
-        return PolicyError(
-            f"policy {self._config.name} is shutting down", reason="ENGINE_CLOSED", infrastructure=True
-        )
+        return PolicyError(f"policy {self._config.name} is shutting down", reason="ENGINE_CLOSED", infrastructure=True)
 
 
 def _resolve(future: Future[Any], value: object) -> None:

@@ -2,7 +2,8 @@
 
 A `Connection` is a target with its channel, credentials and the images it has been given. It makes
 calls with a deadline and turns failures into our errors. UNAVAILABLE alone is tried again, by gRPC
-itself; every method of ours may be repeated. A `Connections` opens each target once.
+itself; every method of ours may be repeated. `Connections` opens each target once, and `Client` is the base
+of all that talk through them.
 """
 
 from __future__ import annotations
@@ -134,3 +135,19 @@ class Connections:
     async def close(self) -> None:
         for connection in self._connections.values():
             await connection.close()
+
+
+class Client:
+    """Base of the clients: one or several targets, separated by commas.
+
+    Connections that are handed in stay open when the client closes; those that it opened itself do not.
+    """
+
+    def __init__(self, targets: str, *, connections: Connections | None = None) -> None:
+        self._pool = Connections() if connections is None else connections
+        self._owns_pool = connections is None
+        self._connections = [self._pool.to(target.strip()) for target in targets.split(",")]
+
+    async def close(self) -> None:
+        if self._owns_pool:
+            await self._pool.close()

@@ -82,23 +82,25 @@ CLASSES: dict[type[VigorlError], StatusCode] = {
 """Code by class, the most special class first."""
 
 _RETRY_HELPS = frozenset({StatusCode.RESOURCE_EXHAUSTED, StatusCode.UNAVAILABLE})
+_SOFT = frozenset({StatusCode.FAILED_PRECONDITION, StatusCode.INTERNAL})
 _INFRASTRUCTURE_CODES = _RETRY_HELPS | {StatusCode.DEADLINE_EXCEEDED, StatusCode.CANCELLED, StatusCode.ABORTED}
 _BY_CATEGORY = {cls.category: cls for cls in CLASSES if cls not in (ObjectNotFound, CorruptObject, RemoteError)}
-_BY_NUMBER = {code.value[0]: code for code in StatusCode}
 
 
 def code_of(error: VigorlError) -> StatusCode:
     """The status code of an error raised on purpose."""
     if error.reason in REASONS:
         return REASONS[error.reason]
-    for cls, code in CLASSES.items():
-        if isinstance(error, cls):
-            # A fault of the surroundings that has no code of its own may go away.
-            return StatusCode.UNAVAILABLE if error.infrastructure and code in _SOFT else code
-    return StatusCode.INTERNAL
+    code = next((code for cls, code in CLASSES.items() if isinstance(error, cls)), StatusCode.INTERNAL)
+    # A fault of the surroundings that has no code of its own may go away.
+    return StatusCode.UNAVAILABLE if error.infrastructure and code in _SOFT else code
 
 
-_SOFT = frozenset({StatusCode.FAILED_PRECONDITION, StatusCode.INTERNAL})
+def told(error: VigorlError) -> VigorlError:
+    """The error that a client is told: of one that only says where another one crossed, that other one."""
+    while not isinstance(error, tuple(CLASSES)) and isinstance(error.__cause__, VigorlError):
+        error = error.__cause__
+    return error
 
 
 def to_status(error: VigorlError) -> Status:

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from vigorl_lib.domain.image import Image, digest
 from vigorl_lib.errors import DataError, EpisodeError, ObjectNotFound, VigorlError
-from vigorl_lib.rpc.convert import image_by_digest, image_inline, invalid
+from vigorl_lib.rpc.convert import image_by_digest, image_inline, invalid, size_from_proto
 from vigorl_lib.rpc.gen.vigorl.common.v1 import image_pb2
 
 MAX_INLINE_BYTES = 16 << 20
@@ -143,3 +143,11 @@ class _Request:
             return image_by_digest(image)
         self.inline.add(image.sha256)
         return image_inline(image)
+
+
+def received_image(proto: image_pb2.Image) -> Image:
+    """An image that a server made and sent inline; a client believes the server's type and size."""
+    if proto.WhichOneof("source") != "inline":
+        raise invalid("image.source", "inline bytes", proto.WhichOneof("source") or "nothing")
+    data = proto.inline.data
+    return Image(digest(data), proto.media_type, size_from_proto(proto.size), data)

@@ -22,7 +22,7 @@ import grpc.aio
 
 from vigorl_lib.errors import RemoteError, VigorlError
 from vigorl_lib.rpc import context
-from vigorl_lib.rpc.errors import code_of, trailing_metadata, unexpected
+from vigorl_lib.rpc.errors import code_of, told, trailing_metadata, unexpected
 from vigorl_lib.rpc.metrics import CallMetrics
 
 _OWN_METHODS = "/vigorl."
@@ -52,9 +52,9 @@ class Shell(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
         method = handler_call_details.method
         if method in self._handlers:
             return self._handlers[method]
@@ -135,7 +135,7 @@ class Shell(grpc.aio.ServerInterceptor):
         seconds = time.monotonic() - begin
         code = "OK"
         if isinstance(failure, VigorlError):
-            code = code_of(failure).name
+            code = code_of(told(failure)).name
         elif failure is not None:
             code = grpc.StatusCode.INTERNAL.name
         elif servicer_context.cancelled():
@@ -153,7 +153,7 @@ class Shell(grpc.aio.ServerInterceptor):
 async def _abort(servicer_context: ServicerContext, failure: Exception) -> None:
     if isinstance(failure, grpc.aio.AbortError):
         raise failure
-    known = failure if isinstance(failure, VigorlError) else unexpected(failure)
+    known = told(failure) if isinstance(failure, VigorlError) else unexpected(failure)
     await servicer_context.abort(code_of(known), known.message, trailing_metadata(known))
 
 

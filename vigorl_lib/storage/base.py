@@ -9,6 +9,7 @@ All calls block; asynchronous callers use `asyncio.to_thread`.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,9 @@ from vigorl_lib.storage.config import S3Settings
 TEMPORARY_PREFIX = ".tmp-"
 """File names that begin so are writes in progress in a folder; no key may."""
 
-READ_CHUNK_BYTES = 1 << 20
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+
+_READ_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,7 @@ def open_storage(uri: str, s3: S3Settings | None = None) -> Storage:
     parts = urlsplit(uri)
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
         return FolderStorage(Path(unquote(parts.path)))
-    if parts.scheme == "s3" and parts.netloc:
+    if parts.scheme == "s3" and _BUCKET.fullmatch(parts.netloc):
         from vigorl_lib.storage.s3 import S3Storage, settings_from_environment
 
         return S3Storage(parts.netloc, parts.path.strip("/"), s3 or settings_from_environment())
@@ -133,7 +136,7 @@ def files_below(folder: Path) -> Iterator[tuple[str, Path]]:
 def checksum_stream(stream: IO[bytes]) -> Checksum:
     """Size and digest of everything that a stream has left to give."""
     digest, size = hashlib.sha256(), 0
-    while chunk := stream.read(READ_CHUNK_BYTES):
+    while chunk := stream.read(_READ_CHUNK_BYTES):
         digest.update(chunk)
         size += len(chunk)
     return Checksum(size, digest.hexdigest())

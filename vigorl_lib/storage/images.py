@@ -39,26 +39,32 @@ def probe(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
             # Pillow only warns of a large picture; the limit below is ours.
             warnings.simplefilter("ignore", PILImage.DecompressionBombWarning)
             picture = PILImage.open(io.BytesIO(data), formats=FORMATS)
-            width, height = picture.size
-            sideways = picture.getexif().get(_ORIENTATION) in _SIDEWAYS
-            media_type = PILImage.MIME[str(picture.format)]
+        width, height = picture.size
+        if width * height > max_pixels:
+            raise _too_large(max_pixels, f"{width}x{height}")
+        sideways = _may_be_turned(picture, data) and picture.getexif().get(_ORIENTATION) in _SIDEWAYS
     except PILImage.DecompressionBombError:
-        raise DataError(
-            f"expected an image of at most {max_pixels} pixels, found far more; resize it", reason="IMAGE_TOO_LARGE"
-        ) from None
+        raise _too_large(max_pixels, "far more") from None
     except (OSError, SyntaxError, ValueError, KeyError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(
             f"expected an image file ({', '.join(FORMATS)}), found {len(data)} bytes that are none",
             reason="IMAGE_UNREADABLE",
         ) from error
-    if width * height > max_pixels:
-        raise DataError(
-            f"expected an image of at most {max_pixels} pixels, found {width}x{height}; resize it",
-            reason="IMAGE_TOO_LARGE",
-            width=width,
-            height=height,
-        )
+    media_type = PILImage.MIME[str(picture.format)]
     return Image(digest(data), media_type, Size(height, width) if sideways else Size(width, height), data)
+
+
+def _may_be_turned(picture: PILImage.Image, data: bytes) -> bool:
+    # Looking for the EXIF of a PNG makes Pillow decode the whole picture, because it may stand behind the pixels.
+    return picture.format != "PNG" or b"eXIf" in data or b"Raw profile type exif" in data
+
+
+def _too_large(max_pixels: int, found: str) -> DataError:
+    return DataError(
+        f"expected an image of at most {max_pixels} pixels, found {found}; resize it", reason="IMAGE_TOO_LARGE"
+    )
 
 
 class ImageStore:

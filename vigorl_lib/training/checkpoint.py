@@ -83,7 +83,7 @@ def checkpoint_steps(layout: RunLayout) -> list[int]:
 
 @contextmanager
 def local_checkpoint(layout: RunLayout, step: int) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """A committed checkpoint as a local folder, digests checked, with its meta. Raises ObjectNotFound, CorruptObject."""
+    """A committed checkpoint as a local folder, digests checked, and its meta. Raises ObjectNotFound, CorruptObject."""
     storage, prefix = layout.storage, layout.checkpoint(step)
     folder = storage.local_path(prefix)
     if folder is not None:

@@ -119,7 +119,7 @@ class GrpoConfig(Section):
     updates: int = Field(default=1, ge=1)
     """Optimiser steps on each batch of rollouts."""
     max_policy_lag: Literal[0, 1] = 0
-    """How many versions the sampler may be behind the learner; 0 is strictly on-policy, 1 overlaps rollouts and updates."""
+    """Versions that the sampler may be behind the learner: 0 is strictly on-policy, 1 overlaps rollouts and updates."""
     max_in_flight: int = Field(default=64, ge=1)
     """Rollouts under way at once."""
     drop_zero_variance: bool = True

@@ -23,8 +23,7 @@ from vigorl_lib.storage.images import ImageStore
 from vigorl_lib.training.batches import MicroBatch
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-    from transformers.image_processing_utils import BaseImageProcessor
+    from transformers import PreTrainedModel, Qwen2VLImageProcessorPil
 
 VISION = "visual"
 """Name of the vision tower's module in every family."""
@@ -33,7 +32,7 @@ VISION = "visual"
 class LogProbModule(nn.Module):
     """`forward` gives the log-probability, [N], of each trained token of a micro-batch."""
 
-    def __init__(self, model: PreTrainedModel, processor: BaseImageProcessor) -> None:
+    def __init__(self, model: PreTrainedModel, processor: Qwen2VLImageProcessorPil) -> None:
         super().__init__()
         self.model = model
         self._processor = processor
@@ -95,11 +94,13 @@ class ImageInputs:
 
 def detach_vision(model: PreTrainedModel) -> PreTrainedModel:
     """Take the vision tower out of a model; returned is a model of the same class that has nothing but the tower."""
-    tower, inner = copy.copy(model), copy.copy(model.model)
+    tower: PreTrainedModel = copy.copy(model)
+    inner = copy.copy(model.model)
     # A shallow copy shares its table of submodules with the original.
     inner._modules = {VISION: model.model._modules.pop(VISION)}
     tower._modules = {"model": inner}
-    return tower.requires_grad_(False).eval()
+    tower.requires_grad_(False)
+    return tower
 
 
 def is_named(parameter: str, module: str) -> bool:

@@ -7,7 +7,7 @@ the step and nothing else. Only indexes and lengths are known here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import count, islice
+from itertools import count, islice, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,9 @@ def draws(sizes: Sequence[int], weights: Sequence[float], seed: int) -> Iterator
         yield int(offsets[source]) + next(streams[source])
 
 
-def batches(indexes: Iterator[int], lengths: NDArray[np.int64], batch: int, window: int, seed: int) -> Iterator[list[int]]:
+def batches(
+    indexes: Iterator[int], lengths: NDArray[np.int64], batch: int, window: int, seed: int
+) -> Iterator[list[int]]:
     """Batches of indexes; with a `window` above 1, sequences of that many batches are grouped by length first.
 
     The batches of one window then come in random order, so that lengths do not rise and fall.
@@ -75,11 +77,9 @@ def padding_share(lengths: Sequence[int], micro_batches: Sequence[Sequence[int]]
 def _chunks(indexes: list[int], chunks: int) -> list[list[int]]:
     size, rest = divmod(len(indexes), chunks)
     bounds = np.cumsum([0, *(size + (number < rest) for number in range(chunks))])
-    return [indexes[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [indexes[start:end] for start, end in pairwise(bounds)]
 
 
 def _shuffled(size: int, seed: int, source: int) -> Iterator[int]:
     for epoch in count():
         yield from np.random.default_rng((seed, source, epoch)).permutation(size).tolist()
-
-

@@ -1,0 +1,18 @@
+"""Settings of an evaluation."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from vigorl_lib.config import Section
+
+
+class EvaluationConfig(Section):
+    """What is measured: each mode is one cell of the table. Greedy unless the temperature says otherwise."""
+
+    modes: tuple[str, ...] = ("single_turn", "multi_turn")
+    temperature: float = Field(default=0.0, ge=0.0)
+    limit: int = Field(default=0, ge=0)
+    """Only the first examples; 0 takes all."""
+    max_in_flight: int = Field(default=128, ge=1)
+    bootstrap_samples: int = Field(default=2000, ge=100)

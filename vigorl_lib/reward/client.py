@@ -1,0 +1,46 @@
+"""A reward behind gRPC: the Reward protocol over RewardService.
+
+Rules read turns, so segments stay at home; images travel by digest only, for the same reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from vigorl_lib.domain.example import Example
+from vigorl_lib.domain.trajectory import Trajectory
+from vigorl_lib.reward.base import Score
+from vigorl_lib.reward.config import RewardConfig
+from vigorl_lib.reward.convert import config_to_proto, result_from_proto
+from vigorl_lib.rpc.channels import Client
+from vigorl_lib.rpc.convert import example_to_proto, image_by_digest, trajectory_to_proto
+from vigorl_lib.rpc.gen.vigorl.reward.v1 import reward_service_pb2 as pb
+from vigorl_lib.rpc.gen.vigorl.reward.v1.reward_service_pb2_grpc import RewardServiceAsyncStub, RewardServiceStub
+
+MAX_ITEMS = 1024
+
+
+class RewardClient(Client):
+    async def score(
+        self, items: Sequence[tuple[Example, Trajectory]], *, config: RewardConfig
+    ) -> list[Score | Exception]:
+        """See `Reward.score`; more than 1024 items go in several calls."""
+        results: list[Score | Exception] = []
+        connection = self._connections[0]
+        stub: RewardServiceAsyncStub = RewardServiceStub(connection.channel)
+        for begin in range(0, len(items), MAX_ITEMS):
+            request = pb.ScoreTrajectoriesRequest(
+                items=[_item(example, trajectory) for example, trajectory in items[begin : begin + MAX_ITEMS]],
+                config=config_to_proto(config),
+            )
+            answer = await connection.call(stub.ScoreTrajectories, request)
+            results += [result_from_proto(result) for result in answer.results]
+        return results
+
+
+def _item(example: Example, trajectory: Trajectory) -> pb.ScoreItem:
+    return pb.ScoreItem(
+        example=example_to_proto(example, image_by_digest),
+        trajectory=trajectory_to_proto(replace(trajectory, segments=()), image_by_digest),
+    )

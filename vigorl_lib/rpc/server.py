@@ -1,0 +1,235 @@
+"""The scaffold of every server: from a service's parts to a process that serves, drains and ends.
+
+`serve` binds, builds what the service needs, answers health checks, and drains on SIGTERM or SIGINT; a
+second signal ends the process at once. `main` is a service's command line around it. A busy port or
+a wrong setting is one line on stderr and an exit code, never a traceback. What a service does is not here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ipaddress
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from vigorl_lib.config import Section, load
+from vigorl_lib.errors import ConfigError, DataError, VigorlError
+from vigorl_lib.rpc.config import MAX_MESSAGE_BYTES, ServerConfig, bearer_token
+from vigorl_lib.rpc.logs import setup_logging
+from vigorl_lib.rpc.shell import Shell, watch_loop
+
+LIVENESS = "liveness"
+"""Health name that a liveness probe asks; the empty name and the service's full name mean readiness."""
+PROBE_EVERY_S = 2.0
+PROBE_TIMEOUT_S = 20.0
+"""A service that does not answer its own probe within this time is neither ready nor alive."""
+
+# The type stubs of grpcio-health-checking leave out `health.aio`.
+_HealthServicer: Any = vars(health)["aio"].HealthServicer
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class ServiceSection(Section):
+    """Base of a service's settings: what every server has."""
+
+    server: ServerConfig = ServerConfig()
+
+
+SettingsT = TypeVar("SettingsT", bound=ServiceSection)
+
+
+@dataclass(frozen=True)
+class Service:
+    """A built service: how it joins a gRPC server, and how it says that it works."""
+
+    full_name: str
+    """As in the proto, for health checks and reflection."""
+    register: Callable[[grpc.aio.Server], None]
+    probe: Callable[[], Awaitable[object]]
+    """Returns while the service can work; asked every few seconds."""
+
+
+Build = Callable[[], AbstractAsyncContextManager[Service]]
+"""Opens a service's domain object and closes it after the drain."""
+
+
+@asynccontextmanager
+async def running(config: ServerConfig, build: Build, *, token: str | None = None) -> AsyncIterator[str]:
+    """A server that answers, as its address; leaving the block drains it.
+
+    The port is taken before anything expensive is built. Raises ConfigError (PORT_BUSY, INSECURE_LISTEN).
+    """
+    shell = Shell(max_concurrent_calls=config.max_concurrent_calls, min_budget_s=config.min_budget_s, token=token)
+    server = grpc.aio.server(
+        interceptors=[shell],
+        options=(
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            # Otherwise two servers share one port in silence.
+            ("grpc.so_reuseport", 0),
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", 30_000),
+        ),
+    )
+    address = _bind(server, config, token)
+    async with build() as service:
+        status = _HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(status, server)
+        service.register(server)
+        if config.reflection and token is None:
+            names = (service.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server)
+        await service.probe()
+        for name in ("", service.full_name, LIVENESS):
+            await status.set(name, _SERVING)
+        await server.start()
+        watchers = [asyncio.create_task(_watch_health(service, status)), asyncio.create_task(watch_loop())]
+        try:
+            yield address
+        finally:
+            for watcher in watchers:
+                watcher.cancel()
+            await asyncio.gather(*watchers, return_exceptions=True)
+            await status.enter_graceful_shutdown()
+            await server.stop(config.drain_s)
+
+
+async def _watch_health(service: Service, status: Any) -> None:
+    while True:
+        await asyncio.sleep(PROBE_EVERY_S)
+        try:
+            await asyncio.wait_for(service.probe(), PROBE_TIMEOUT_S)
+            state = _SERVING
+        except (TimeoutError, VigorlError):
+            state = _NOT_SERVING
+        for name in ("", service.full_name, LIVENESS):
+            await status.set(name, state)
+
+
+def _bind(server: grpc.aio.Server, config: ServerConfig, token: str | None) -> str:
+    host, _, port = config.listen.rpartition(":")
+    if not host or not port.isdigit():
+        raise ConfigError(f"server.listen: expected host:port, found {config.listen!r}", reason="LISTEN_INVALID")
+    if not (_is_loopback(host) or token or config.tls_certificate or config.allow_insecure):
+        raise ConfigError(
+            f"{config.listen} is reachable from other machines and has neither a token nor TLS; set "
+            "VIGORL_AUTH__TOKEN or server.tls_certificate, or allow it with server.allow_insecure",
+            reason="INSECURE_LISTEN",
+        )
+    try:
+        bound = (
+            server.add_secure_port(config.listen, _server_credentials(config))
+            if config.tls_certificate
+            else server.add_insecure_port(config.listen)
+        )
+    except RuntimeError:
+        bound = 0
+    if not bound:
+        raise ConfigError(
+            f"cannot listen on {config.listen}: the port is taken, or the address is not of this machine; "
+            "choose another --listen (port 0 takes a free one)",
+            reason="PORT_BUSY",
+            listen=config.listen,
+        )
+    return f"{host}:{bound}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _server_credentials(config: ServerConfig) -> grpc.ServerCredentials:
+    if config.tls_certificate is None or config.tls_key is None:
+        raise ConfigError("server.tls_certificate and server.tls_key belong together", reason="TLS_INCOMPLETE")
+    authority = config.tls_client_ca.read_bytes() if config.tls_client_ca else None
+    pair = (config.tls_key.read_bytes(), config.tls_certificate.read_bytes())
+    return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
+
+
+def main(
+    name: str,
+    schema: type[SettingsT],
+    build: Callable[[SettingsT], AbstractAsyncContextManager[Service]],
+    arguments: list[str] | None = None,
+) -> int:
+    """A service's command line; returns the exit code: 0 drained, 1 failed, 2 wrong settings or port."""
+    parser = argparse.ArgumentParser(prog=f"python -m vigorl_services.{name}")
+    parser.add_argument("--config", metavar="FILE", required=True, help="JSON or YAML file with the settings")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
+    parser.add_argument("--listen", metavar="HOST:PORT", help="default server.listen; port 0 takes a free one")
+    parser.add_argument("--address-file", type=Path, help="written with the address once the service is ready")
+    parser.add_argument("--metrics-port", type=int, help="default server.metrics_port")
+    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    options = parser.parse_args(arguments)
+    setup_logging(name, options.log_level)
+    overrides = list(options.overrides)
+    overrides += [f"server.listen={json.dumps(options.listen)}"] if options.listen else []
+    overrides += [] if options.metrics_port is None else [f"server.metrics_port={options.metrics_port}"]
+    try:
+        settings = load(schema, options.config, folder=Path(), overrides=overrides)
+        asyncio.run(_serve(name, settings.server, lambda: build(settings), options.address_file))
+    except (ConfigError, DataError) as error:
+        sys.stderr.write(f"error: {error.message}\n")
+        return 2
+    except VigorlError as error:
+        sys.stderr.write(f"error: {error.message}\n")
+        return 1
+    return 0
+
+
+async def _serve(name: str, config: ServerConfig, build: Build, address_file: Path | None) -> None:
+    if config.metrics_port is not None:
+        _start_metrics(config.metrics_port)
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _on_signal, number, ended)
+    async with running(config, build, token=bearer_token()) as address:
+        sys.stdout.write(json.dumps({"service": name, "address": address, "pid": os.getpid()}) + "\n")
+        sys.stdout.flush()
+        if address_file is not None:
+            _write_whole(address_file, address + "\n")
+        await ended.wait()
+
+
+def _on_signal(number: int, ended: asyncio.Event) -> None:
+    if ended.is_set():
+        os._exit(128 + number)
+    ended.set()
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """A reader who polls for the file never sees half of it."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _start_metrics(port: int) -> None:
+    from prometheus_client import start_http_server
+
+    try:
+        start_http_server(port)
+    except OSError as error:
+        raise ConfigError(f"metrics port {port}: {error.strerror}; choose another", reason="PORT_BUSY") from None
+
+
+def registrar(add: Callable[[Any, grpc.aio.Server], None], servicer: object) -> Callable[[grpc.aio.Server], None]:
+    """`Service.register` from a generated `add_…_to_server` and the servicer."""
+    return lambda server: add(servicer, server)
