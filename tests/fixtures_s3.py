@@ -115,7 +115,7 @@ def _wait_until_it_stores(process: subprocess.Popen[bytes], settings: S3Settings
             storage.write("ready", b"")
             storage.check()
             return
-        except Exception as error:  # noqa: BLE001 - whatever fails, it is not up yet
+        except Exception as error:
             if process.poll() is not None or time.monotonic() > deadline:
                 tail = log.read_text(errors="replace")[-2000:]
                 raise RuntimeError(f"the S3 server did not come up: {error}\n{tail}") from error

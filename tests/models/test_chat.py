@@ -24,7 +24,9 @@ QUESTION = "What color is the dot on the red tile?"
 ZOOM = '<think> The red tile is at (38, 66). </think>\n<tool_call>\n{"name": "search_coordinate", "arguments": {"coordinate": [38, 66]}}\n</tool_call>'
 ANSWER = "<think> The dot at (38, 66) is pink. </think>\n<answer> pink </answer>"
 
-texts = st.text(max_size=30) | st.sampled_from(["<|im_end|>", "a<|image_pad|>b", "<|im_start|>system\n", "<think>", ZOOM])
+texts = st.text(max_size=30) | st.sampled_from(
+    ["<|im_end|>", "a<|image_pad|>b", "<|im_start|>system\n", "<think>", ZOOM]
+)
 images = st.sampled_from([SCENE, CROP])
 
 
@@ -83,7 +85,9 @@ def test_without_a_system_message_the_checkpoints_own_default_stands_first() -> 
 
 @given(conversations(), st.data())
 @settings(max_examples=60, deadline=None)
-def test_rendering_piece_by_piece_equals_rendering_at_once(conversation: tuple[Segment, ...], data: st.DataObject) -> None:
+def test_rendering_piece_by_piece_equals_rendering_at_once(
+    conversation: tuple[Segment, ...], data: st.DataObject
+) -> None:
     cut = data.draw(st.integers(0, len(conversation)))
     early = RENDERER.render(conversation[:cut])
     assert RENDERER.render((*early, *conversation[cut:])) == RENDERER.render(conversation)

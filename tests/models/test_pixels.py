@@ -46,10 +46,10 @@ def test_transparent_parts_become_white() -> None:
         (encoded(PILImage.new("I;16", (8, 8)), "PNG"), "IMAGE_MODE"),
         (
             encoded(
-                PILImage.new("P", (8, 8)),
+                PILImage.new("RGB", (8, 8), "red"),
                 "GIF",
                 save_all=True,
-                append_images=[PILImage.new("P", (8, 8), 3)],
+                append_images=[PILImage.new("RGB", (8, 8), "blue")],
             ),
             "IMAGE_ANIMATED",
         ),

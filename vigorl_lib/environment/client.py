@@ -7,6 +7,7 @@ hashing of its digest), so that each replica decodes its own share of the images
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 from vigorl_lib.domain.geometry import Crop, Point, ResizeRule
 from vigorl_lib.domain.image import Image
@@ -16,11 +17,12 @@ from vigorl_lib.environment.convert import episode_from_proto, outcome_from_prot
 from vigorl_lib.rpc.channels import Client, Connection
 from vigorl_lib.rpc.convert import crop_from_proto, point_to_proto, resize_to_proto
 from vigorl_lib.rpc.gen.vigorl.environment.v1 import environment_service_pb2 as pb
-from vigorl_lib.rpc.gen.vigorl.environment.v1.environment_service_pb2_grpc import (
-    EnvironmentServiceAsyncStub,
-    EnvironmentServiceStub,
-)
+from vigorl_lib.rpc.gen.vigorl.environment.v1.environment_service_pb2_grpc import EnvironmentServiceStub
 from vigorl_lib.rpc.images import received_image
+
+if TYPE_CHECKING:
+    # The typed face of the stub on an asyncio channel; it exists in the type stubs only.
+    from vigorl_lib.rpc.gen.vigorl.environment.v1.environment_service_pb2_grpc import EnvironmentServiceAsyncStub
 
 
 class EnvironmentClient(Client):
@@ -67,4 +69,5 @@ class EnvironmentClient(Client):
 
 
 def _stub(connection: Connection) -> EnvironmentServiceAsyncStub:
-    return EnvironmentServiceStub(connection.channel)
+    stub: EnvironmentServiceAsyncStub = connection.stub(EnvironmentServiceStub)
+    return stub

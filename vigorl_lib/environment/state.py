@@ -12,7 +12,9 @@ import hmac
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
+from pydantic import SecretStr
 
+from vigorl_lib.config import Section, section_from_environment
 from vigorl_lib.domain.geometry import Point, ResizeRule, Size
 from vigorl_lib.environment.config import ZoomConfig
 from vigorl_lib.environment.convert import zoom_from_proto, zoom_to_proto
@@ -28,6 +30,18 @@ Replicas of a shared service take theirs from a secret; a random key per process
 
 _MAC_BYTES = hashlib.sha256().digest_size
 _HEADER_BYTES = 1 + _MAC_BYTES
+
+
+class StateSettings(Section):
+    """The key of an installation (`VIGORL_STATE__KEY`)."""
+
+    key: SecretStr
+
+
+def configured_key() -> bytes:
+    """The key of this process's surroundings, or the local one."""
+    settings = section_from_environment(StateSettings, "state")
+    return LOCAL_KEY if settings is None else settings.key.get_secret_value().encode()
 
 
 @dataclass(frozen=True, slots=True)

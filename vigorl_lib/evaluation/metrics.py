@@ -81,7 +81,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
     n = only_first + only_second
     if n == 0:
         return 1.0
-    tail = sum(math.comb(n, k) for k in range(min(only_first, only_second) + 1)) / 2**n
+    tail: float = sum(math.comb(n, k) for k in range(min(only_first, only_second) + 1)) / 2**n
     return min(1.0, 2 * tail)
 
 
@@ -119,11 +119,8 @@ def summarize(records: Sequence[SampleRecord]) -> dict[str, float]:
         "point_error_mean_px": fmean(errors) if errors else math.nan,
         "hit_rate": fmean(hits) if hits else math.nan,
         "pointed": len(errors) / len(records) if records else 0.0,
-        **{f"stop/{stop}": _mean(records, lambda r, s=stop: r.stop == s) for stop in sorted({r.stop for r in records})},
-        **{
-            f"outcome/{outcome}": _mean(records, lambda r, o=outcome: r.outcome == o)
-            for outcome in sorted({r.outcome for r in records})
-        },
+        **_shares("stop", [record.stop for record in records]),
+        **_shares("outcome", [record.outcome for record in records]),
     }
 
 
@@ -135,3 +132,7 @@ def split_by(records: Sequence[SampleRecord], tag: str) -> dict[str, list[Sample
 
 def _mean(records: Sequence[SampleRecord], of: Callable[[SampleRecord], float]) -> float:
     return fmean(float(of(record)) for record in records) if records else 0.0
+
+
+def _shares(name: str, values: Sequence[str]) -> dict[str, float]:
+    return {f"{name}/{value}": count / len(values) for value, count in sorted(Counter(values).items())}

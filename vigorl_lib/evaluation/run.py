@@ -1,8 +1,8 @@
 """Measure one policy in one mode: roll every example out, score it, keep every record.
 
 Samples are written as they finish; called again, what is recorded is skipped, so a killed evaluation
-costs the samples in flight. A sample that failed for an infrastructure fault is not kept and is done
-again; every other failure is a wrong answer with its reason.
+costs the samples in flight. A sample that failed at the policy or the environment is not a wrong answer:
+it is not recorded, and the evaluation says so and is incomplete until it is done again.
 """
 
 from __future__ import annotations

@@ -45,22 +45,23 @@ def _die_with_parent() -> None:
 
 @dataclass
 class LocalProcess:
-    """One child process; its output goes to `log`."""
+    """One child process; its output goes to `log`, or to where ours goes."""
 
     name: str
     command: Sequence[str]
-    log: Path
+    log: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     _process: subprocess.Popen[bytes] | None = None
     _log_file: BinaryIO | None = None
 
     def start(self) -> LocalProcess:
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        self._log_file = self.log.open("ab")
+        if self.log is not None:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            self._log_file = self.log.open("ab")
         self._process = subprocess.Popen(
             self.command,
             stdout=self._log_file,
-            stderr=subprocess.STDOUT,
+            stderr=None if self._log_file is None else subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             env={**os.environ, **self.environment},
             preexec_fn=_die_with_parent,
@@ -87,18 +88,18 @@ class LocalProcess:
         status = self.wait()
         if status != 0:
             raise ProcessError(
-                f"{self.name} ended with status {status}: {self.last_line()} (log: {self.log})",
+                f"{self.name} ended with status {status}{self.last_words()}",
                 reason="PROCESS_FAILED",
                 process=self.name,
                 status=status,
             )
 
-    def last_line(self) -> str:
-        """The last line of the log that is not empty."""
-        if not self.log.exists():
+    def last_words(self) -> str:
+        """The last line of the log and where the log is, for the end of a message."""
+        if self.log is None or not self.log.exists():
             return ""
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return lines[-1][:500] if lines else "no output"
+        return f": {lines[-1][:500] if lines else 'no output'} (log: {self.log})"
 
     def stop(self) -> None:
         """SIGTERM, then SIGKILL; returns once the process is gone."""
@@ -117,6 +118,21 @@ class LocalProcess:
         if self._process is None:
             raise ProcessError(f"{self.name} was not started", reason="PROCESS_NOT_STARTED")
         return self._process
+
+
+def wait_all(processes: Sequence[LocalProcess]) -> None:
+    """Wait until all have ended well. The first that fails ends the others; raises its ProcessError."""
+    try:
+        while any(process.poll() is None for process in processes):
+            for process in processes:
+                if process.poll() not in (None, 0):
+                    process.check()
+            time.sleep(0.05)
+        for process in processes:
+            process.check()
+    finally:
+        for process in processes:
+            process.stop()
 
 
 @dataclass
@@ -153,7 +169,7 @@ class Services:
             status = process.poll()
             if status is not None:
                 raise ProcessError(
-                    f"service {name} ended with status {status}: {process.last_line()} (log: {process.log})",
+                    f"service {name} ended with status {status}{process.last_words()}",
                     reason="SERVICE_FAILED",
                     service=name,
                 )
@@ -162,6 +178,15 @@ class Services:
             time.sleep(0.05)
         self.addresses[name] = address_path.read_text(encoding="utf-8").strip()
         return self.addresses[name]
+
+    def wait(self) -> None:
+        """Block until a service ends, which none should. Raises ProcessError."""
+        while True:
+            for process in self.processes.values():
+                if process.poll() is not None:
+                    process.check()
+                    return
+            time.sleep(0.5)
 
     def stop(self, name: str) -> None:
         self.processes.pop(name).stop()

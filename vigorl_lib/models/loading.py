@@ -128,6 +128,7 @@ def _load_image_processor(folder: Path) -> Qwen2VLImageProcessorPil:
 
 
 def _load_weights(folder: Path, dtype: DType, device: str) -> PreTrainedModel:
+    from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
     from transformers.utils import logging
     from transformers.utils.import_utils import is_flash_attn_2_available
@@ -140,8 +141,8 @@ def _load_weights(folder: Path, dtype: DType, device: str) -> PreTrainedModel:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             folder, dtype=dtype, attn_implementation=attention, local_files_only=True, output_loading_info=True
         )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise _invalid(folder, _first_line(error)) from error
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise _invalid(folder, f"the weights cannot be read ({_first_line(error)})") from error
     model, report = loaded
     # A weight that is not in the files would silently stay random.
     if missing := sorted(report["missing_keys"]):

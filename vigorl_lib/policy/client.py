@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from vigorl_lib.domain.trajectory import Segment
 from vigorl_lib.errors import PolicyError
@@ -23,7 +23,11 @@ from vigorl_lib.policy.convert import (
 from vigorl_lib.rpc.channels import Client, Connection, Connections
 from vigorl_lib.rpc.convert import ImageToProto, segment_to_proto
 from vigorl_lib.rpc.gen.vigorl.policy.v1 import policy_service_pb2 as pb
-from vigorl_lib.rpc.gen.vigorl.policy.v1.policy_service_pb2_grpc import PolicyServiceAsyncStub, PolicyServiceStub
+from vigorl_lib.rpc.gen.vigorl.policy.v1.policy_service_pb2_grpc import PolicyServiceStub
+
+if TYPE_CHECKING:
+    # The typed face of the stub on an asyncio channel; it exists in the type stubs only.
+    from vigorl_lib.rpc.gen.vigorl.policy.v1.policy_service_pb2_grpc import PolicyServiceAsyncStub
 
 T = TypeVar("T")
 
@@ -111,4 +115,5 @@ async def _with_images(connection: Connection, ask: Callable[[Connection, ImageT
 
 
 def _stub(connection: Connection) -> PolicyServiceAsyncStub:
-    return PolicyServiceStub(connection.channel)
+    stub: PolicyServiceAsyncStub = connection.stub(PolicyServiceStub)
+    return stub

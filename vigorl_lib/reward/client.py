@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from vigorl_lib.domain.example import Example
 from vigorl_lib.domain.trajectory import Trajectory
@@ -16,19 +17,24 @@ from vigorl_lib.reward.convert import config_to_proto, result_from_proto
 from vigorl_lib.rpc.channels import Client
 from vigorl_lib.rpc.convert import example_to_proto, image_by_digest, trajectory_to_proto
 from vigorl_lib.rpc.gen.vigorl.reward.v1 import reward_service_pb2 as pb
-from vigorl_lib.rpc.gen.vigorl.reward.v1.reward_service_pb2_grpc import RewardServiceAsyncStub, RewardServiceStub
+from vigorl_lib.rpc.gen.vigorl.reward.v1.reward_service_pb2_grpc import RewardServiceStub
 
-MAX_ITEMS = 1024
+if TYPE_CHECKING:
+    # The typed face of the stub on an asyncio channel; it exists in the type stubs only.
+    from vigorl_lib.rpc.gen.vigorl.reward.v1.reward_service_pb2_grpc import RewardServiceAsyncStub
+
+MAX_ITEMS = 256
+"""Items in one call; scoring that many holds a server's event loop for a few hundredths of a second."""
 
 
 class RewardClient(Client):
     async def score(
         self, items: Sequence[tuple[Example, Trajectory]], *, config: RewardConfig
     ) -> list[Score | Exception]:
-        """See `Reward.score`; more than 1024 items go in several calls."""
+        """See `Reward.score`; more than 256 items go in several calls."""
         results: list[Score | Exception] = []
         connection = self._connections[0]
-        stub: RewardServiceAsyncStub = RewardServiceStub(connection.channel)
+        stub: RewardServiceAsyncStub = connection.stub(RewardServiceStub)
         for begin in range(0, len(items), MAX_ITEMS):
             request = pb.ScoreTrajectoriesRequest(
                 items=[_item(example, trajectory) for example, trajectory in items[begin : begin + MAX_ITEMS]],

@@ -9,8 +9,8 @@ of all that talk through them.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from typing import TypeVar
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -57,6 +57,13 @@ class Connection:
         self.sent_images = SentImages()
         self._authorization = [("authorization", f"Bearer {token}")] if token else []
         self._channel: grpc.aio.Channel | None = None
+        self._stubs: dict[Callable[[grpc.aio.Channel], Any], Any] = {}
+
+    def stub(self, make: Callable[[grpc.aio.Channel], Any]) -> Any:
+        """The generated stub that `make` gives for this channel, made once."""
+        if make not in self._stubs:
+            self._stubs[make] = make(self.channel)
+        return self._stubs[make]
 
     @property
     def channel(self) -> grpc.aio.Channel:
@@ -103,6 +110,7 @@ class Connection:
     async def close(self) -> None:
         if self._channel is not None:
             channel, self._channel = self._channel, None
+            self._stubs.clear()
             await channel.close()
 
     def _metadata(self) -> list[tuple[str, str]]:

@@ -7,9 +7,10 @@ is a client's memory of what a server has been given. Nothing is decoded here.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -19,6 +20,8 @@ from vigorl_lib.rpc.convert import image_by_digest, image_inline, invalid, size_
 from vigorl_lib.rpc.gen.vigorl.common.v1 import image_pb2
 
 MAX_INLINE_BYTES = 16 << 20
+MAX_BYTES_ON_LOOP = 64 << 10
+"""Hashing this much takes less than handing it to a thread."""
 
 T = TypeVar("T")
 
@@ -49,6 +52,20 @@ class ImageCache:
             case "object":
                 return self._object(proto.object.uri)
         raise invalid("image.source", "inline bytes, a digest or an object", "nothing")
+
+    async def resolve_all(self, protos: Sequence[image_pb2.Image]) -> list[Image]:
+        """`resolve` of each, in order; whatever reads storage or hashes much runs off the event loop."""
+        if any(self._is_slow(proto) for proto in protos):
+            return await asyncio.to_thread(lambda: [self.resolve(proto) for proto in protos])
+        return [self.resolve(proto) for proto in protos]
+
+    def _is_slow(self, proto: image_pb2.Image) -> bool:
+        match proto.WhichOneof("source"):
+            case "inline":
+                return len(proto.inline.data) > MAX_BYTES_ON_LOOP
+            case "digest":
+                return self.lookup is not None and proto.digest.sha256 not in self._images
+        return True
 
     @property
     def used_bytes(self) -> int:

@@ -120,8 +120,8 @@ def write_model(init: str, weights: Mapping[str, Tensor], folder: Path) -> None:
     save_model(loaded.model, loaded.tokenizer, loaded.image_processor, folder)
 
 
-def commit_model(layout: RunLayout, init: str, weights: Mapping[str, Tensor], *, step: int) -> str:
-    """Write a run's final model to storage under `model/` and return its URI; the same again changes nothing."""
+def commit_model(layout: RunLayout, init: str, weights: Mapping[str, Tensor], *, step: int) -> None:
+    """Write a run's final model to storage under `model/`; once it is there, nothing changes it."""
     storage, prefix = layout.storage, model_key(layout)
     if commit.committed(storage, prefix) is None:
         commit.discard(storage, prefix)
@@ -129,7 +129,16 @@ def commit_model(layout: RunLayout, init: str, weights: Mapping[str, Tensor], *,
             write_model(init, weights, Path(temporary))
             storage.upload_folder(Path(temporary), prefix)
         commit.commit(storage, prefix, {"step": step, "init": init})
-    return f"{storage.uri.rstrip('/')}/{prefix}"
+
+
+def has_model(layout: RunLayout) -> bool:
+    """Whether the run's final model is committed: there is nothing left to train."""
+    return commit.committed(layout.storage, model_key(layout)) is not None
+
+
+def model_uri(layout: RunLayout) -> str:
+    """Where a run's final model is, or will be."""
+    return f"{layout.storage.uri.rstrip('/')}/{model_key(layout)}"
 
 
 def model_key(layout: RunLayout) -> str:

@@ -48,7 +48,8 @@ def distributed(threads: int) -> Iterator[torch.device]:
     backend = "nccl" if on_gpu else "gloo"
     if "RANK" not in os.environ:
         os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed looks for it, whoever made the group.
-        torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
+        store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
     try:
         yield device

@@ -7,12 +7,9 @@ a tiny model its eyes, are chains like any other.
 
 from __future__ import annotations
 
-import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import islice
 
 import numpy as np
@@ -23,22 +20,16 @@ from vigorl_lib.domain.trajectory import Trajectory
 from vigorl_lib.errors import ConfigError, DataError
 from vigorl_lib.models.chat import ChatRenderer
 from vigorl_lib.models.weights import open_parent
-from vigorl_lib.storage import commit
 from vigorl_lib.storage.base import Storage
 from vigorl_lib.storage.layout import RunLayout
 from vigorl_lib.training.batches import Sample, sample_of
-from vigorl_lib.training.checkpoint import Checkpoints, commit_model, model_key
+from vigorl_lib.training.checkpoint import has_model, model_uri
 from vigorl_lib.training.config import ChainSource, SftConfig
 from vigorl_lib.training.engine import distributed
 from vigorl_lib.training.learner import Learner, resolve_uri
+from vigorl_lib.training.loop import OnStep, run_stage
 from vigorl_lib.training.losses import cross_entropy
-from vigorl_lib.training.metrics import MetricsWriter
 from vigorl_lib.training.order import batches, draws, padding_share
-
-log = logging.getLogger(__name__)
-
-OnStep = Callable[[int, int, dict[str, float]], None]
-"""Called on rank 0 with the steps done, all steps, and the metrics of the last one."""
 
 
 def train_sft(config: SftConfig, *, storage: Storage, run_id: str, seed: int, on_step: OnStep | None = None) -> str:
@@ -48,20 +39,11 @@ def train_sft(config: SftConfig, *, storage: Storage, run_id: str, seed: int, on
     or the initial model are wrong.
     """
     layout = RunLayout(storage, run_id)
-    if commit.committed(storage, model_key(layout)) is not None:
-        return resolve_uri(storage, model_key(layout))
+    if has_model(layout):
+        return model_uri(layout)
     _check(config)
     with distributed(config.engine.threads) as device:
         return _Sft(config, layout, seed, device).run(on_step)
-
-
-@dataclass(frozen=True, slots=True)
-class _Mixture:
-    """Samples of all sources, one source behind the other."""
-
-    samples: list[Sample]
-    sizes: list[int]
-    weights: list[float]
 
 
 class _Sft:
@@ -77,46 +59,33 @@ class _Sft:
                 reason="BATCH_INVALID",
             )
         renderer = self._learner.loaded.renderer
-        self._mixture = _Mixture(
-            [sample for source in chains for sample in _tokenise(source, renderer)],
-            [len(source) for source in chains],
-            [source.weight for source in config.sources],
-        )
+        self._samples = [sample for source in chains for sample in _tokenise(source, renderer)]
+        lengths = np.array([len(sample) for sample in self._samples], dtype=np.int64)
+        stream = draws([len(source) for source in chains], [source.weight for source in config.sources], seed)
+        self._batches = batches(stream, lengths, config.batch, config.length_window, seed)
         validation = [chain for source in config.validation for chain in _read(layout.storage, source)]
         self._validation = _tokenise(validation, renderer)
 
     def run(self, on_step: OnStep | None) -> str:
-        config, engine = self._config, self._learner.engine
-        checkpoints = Checkpoints(self._layout, engine, init=self._init, keep=config.checkpoint.keep)
-        start = checkpoints.resume()
-        log.info("SFT of %s: step %d of %d", self._init, start, self._steps)
-        with MetricsWriter(self._layout) if engine.rank == 0 else nullcontext() as metrics:
-            for step, indexes in enumerate(islice(self._batches(), start, self._steps), start):
-                record = self._step(step, [self._mixture.samples[index] for index in indexes])
-                done = step + 1
-                if self._validation and _due(done, config.evaluate_every, self._steps):
-                    record["validation_loss"] = self._validation_loss()
-                if metrics is not None:
-                    metrics.write(done, record)
-                    if done % config.log_every == 0 or done == self._steps:
-                        log.info("SFT step %d/%d: %s", done, self._steps, _line(record))
-                    if on_step is not None:
-                        on_step(done, self._steps, record)
-                if config.checkpoint.every and done % config.checkpoint.every == 0 and done < self._steps:
-                    checkpoints.save(done)
-        weights = self._learner.weights()
-        if engine.rank == 0:
-            commit_model(self._layout, self._init, weights, step=self._steps)
-        engine.barrier()
-        return resolve_uri(self._layout.storage, model_key(self._layout))
+        return run_stage(
+            self._learner,
+            self._layout,
+            init=self._init,
+            steps=self._steps,
+            step=self._step,
+            checkpoint=self._config.checkpoint,
+            log_every=self._config.log_every,
+            on_resume=self._skip,
+            on_step=on_step,
+        )
 
-    def _batches(self) -> Iterator[list[int]]:
-        lengths = np.array([len(sample) for sample in self._mixture.samples], dtype=np.int64)
-        stream = draws(self._mixture.sizes, self._mixture.weights, self._seed)
-        return batches(stream, lengths, self._config.batch, self._config.length_window, self._seed)
+    def _skip(self, steps: int) -> None:
+        for _ in islice(self._batches, steps):
+            pass
 
-    def _step(self, step: int, samples: list[Sample]) -> dict[str, float]:
+    def _step(self, step: int) -> dict[str, float]:
         learner, begin = self._learner, time.perf_counter()
+        samples = [self._samples[index] for index in next(self._batches)]
         trained = sum(sample.trained_tokens for sample in samples)
         loss = 0.0
         plan = learner.plan(samples)
@@ -127,7 +96,7 @@ class _Sft:
         learning_rate, norm = learner.engine.step(step)
         seconds = time.perf_counter() - begin
         lengths = [len(sample) for sample in samples]
-        return {
+        record = {
             **learner.engine.sum({"loss": loss}),
             "learning_rate": learning_rate,
             "grad_norm": norm,
@@ -137,6 +106,9 @@ class _Sft:
             "seconds": seconds,
             "tokens_per_s": sum(lengths) / seconds,
         }
+        if self._validation and _due(step + 1, self._config.evaluate_every, self._steps):
+            record["validation_loss"] = self._validation_loss()
+        return record
 
     @torch.no_grad()
     def _validation_loss(self) -> float:
@@ -175,7 +147,3 @@ def _tokenise(chains: Sequence[Trajectory], renderer: ChatRenderer) -> list[Samp
 
 def _due(done: int, every: int, steps: int) -> bool:
     return done == steps or (every > 0 and done % every == 0)
-
-
-def _line(record: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in record.items())

@@ -1,0 +1,77 @@
+"""PolicyService over a Policy: convert, call, convert."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from vigorl_lib.domain.trajectory import Segment
+from vigorl_lib.errors import PolicyError
+from vigorl_lib.policy.base import Policy
+from vigorl_lib.policy.convert import (
+    MAX_SEEDS,
+    generation_to_proto,
+    info_to_proto,
+    sampling_from_proto,
+    scored_to_proto,
+)
+from vigorl_lib.rpc.convert import invalid, segment_from_proto
+from vigorl_lib.rpc.gen.vigorl.common.v1 import conversation_pb2
+from vigorl_lib.rpc.gen.vigorl.policy.v1 import policy_service_pb2 as pb
+from vigorl_lib.rpc.gen.vigorl.policy.v1.policy_service_pb2_grpc import PolicyServiceServicer
+from vigorl_lib.rpc.images import ImageCache
+
+
+class PolicyServer(PolicyServiceServicer):
+    """Serves the one policy called `name`; an empty name in a request means it too."""
+
+    def __init__(self, policy: Policy, name: str, images: ImageCache) -> None:
+        self._policy = policy
+        self._name = name
+        self._images = images
+
+    async def Generate(self, request: pb.GenerateRequest, context: Any) -> pb.GenerateResponse:
+        self._check(request.policy)
+        if not 1 <= len(request.seeds) <= MAX_SEEDS:
+            raise invalid("seeds", f"1 to {MAX_SEEDS}", len(request.seeds))
+        prompt = await self._segments(request.prompt)
+        generation = await self._policy.generate(
+            prompt,
+            seeds=list(request.seeds),
+            sampling=sampling_from_proto(request.sampling),
+            min_policy_version=request.min_policy_version,
+            request_id=request.request_id,
+        )
+        return generation_to_proto(prompt, generation)
+
+    async def Score(self, request: pb.ScoreRequest, context: Any) -> pb.ScoreResponse:
+        self._check(request.policy)
+        prompt = await self._segments(request.segments)
+        scored = await self._policy.score(prompt)
+        return scored_to_proto(prompt, scored, (await self._policy.info()).version)
+
+    async def GetPolicy(self, request: pb.GetPolicyRequest, context: Any) -> pb.GetPolicyResponse:
+        self._check(request.policy)
+        return pb.GetPolicyResponse(policy=info_to_proto(await self._policy.info()))
+
+    async def UpdateWeights(self, request: pb.UpdateWeightsRequest, context: Any) -> pb.UpdateWeightsResponse:
+        self._check(request.policy)
+        info = await self._policy.update_weights(version=request.version, uri=request.uri, run_id=request.run_id)
+        return pb.UpdateWeightsResponse(policy=info_to_proto(info))
+
+    def _check(self, name: str) -> None:
+        if name not in ("", self._name):
+            raise PolicyError(
+                f"this server has the policy {self._name!r}, not {name!r}; check the name or the address",
+                reason="POLICY_UNKNOWN",
+                policy=name,
+            )
+
+    async def _segments(self, protos: Iterable[conversation_pb2.Segment]) -> list[Segment]:
+        segments = list(protos)
+        if not segments:
+            raise invalid("prompt", "at least one segment", "none")
+        parts = [part for segment in segments for message in segment.messages for part in message.parts]
+        images = iter(await self._images.resolve_all([part.image for part in parts if part.HasField("image")]))
+        # A segment is read in the same order, so each image meets its own part.
+        return [segment_from_proto(segment, lambda _: next(images)) for segment in segments]

@@ -1,0 +1,107 @@
+"""Training processes: `python -m vigorl_services.trainer sft|grpo|producer --recipe NAME --set key=value`.
+
+The same command under torchrun, PyTorchJob, TrainJob (ranks from their environment) or alone (one rank). A
+stage writes below `runs/<run id>/<stage>`; the same command again continues it. The producer is one process a
+GRPO run, needs no torch, and runs beside the learner.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+
+from vigorl_lib.config import load
+from vigorl_lib.data.datasets import read_dataset
+from vigorl_lib.errors import ConfigError, DataError, VigorlError
+from vigorl_lib.recipes.schema import RECIPES, Recipe
+from vigorl_lib.rollout.wiring import connect
+from vigorl_lib.rpc.logs import setup_logging
+from vigorl_lib.storage.base import open_storage
+from vigorl_lib.storage.images import ImageStore
+from vigorl_lib.storage.layout import RunLayout
+from vigorl_lib.storage.run_config import write_run_config
+
+log = logging.getLogger("vigorl.trainer")
+
+
+def sft(recipe: Recipe, stage: str) -> None:
+    from vigorl_lib.training.sft import train_sft
+
+    layout = _layout(recipe, stage)
+    model = train_sft(recipe.sft, storage=layout.storage, run_id=layout.run_id, seed=recipe.seed)
+    log.info("model: %s", model)
+
+
+def grpo(recipe: Recipe, stage: str) -> None:
+    from vigorl_lib.training.grpo import train_grpo
+
+    layout = _layout(recipe, stage)
+    temperature = recipe.task.temperature
+    model = train_grpo(recipe.grpo, temperature=temperature, storage=layout.storage, run_id=layout.run_id)
+    log.info("model: %s", model)
+
+
+def producer(recipe: Recipe, stage: str) -> None:
+    asyncio.run(_produce(recipe, _layout(recipe, stage)))
+
+
+async def _produce(recipe: Recipe, layout: RunLayout) -> None:
+    from vigorl_lib.training.producer import Producer
+
+    images = ImageStore(layout.storage)
+    source = recipe.dataset
+    examples = read_dataset(layout.storage, images, source.name, source.split, with_images=False)
+    async with connect(recipe.services, recipe.policy) as wired:
+        await Producer(
+            recipe.grpo,
+            recipe.task,
+            recipe.reward,
+            wired,
+            examples=examples,
+            layout=layout,
+            images=images,
+            seed=recipe.seed,
+        ).run()
+
+
+COMMANDS = {"sft": (sft, "sft"), "grpo": (grpo, "grpo"), "producer": (producer, "grpo")}
+"""Command → what it does and the stage that it works on by default."""
+
+
+def _layout(recipe: Recipe, stage: str) -> RunLayout:
+    return RunLayout(open_storage(recipe.root), f"{recipe.run_id}/{stage}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="vigorl_services.trainer", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("--recipe", required=True, help="name of a recipe, or a YAML file")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--stage", help="name of the stage within the run; by default sft or grpo")
+    parser.add_argument("--log-level", default="info")
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = _arguments()
+    setup_logging(f"trainer-{arguments.command}", arguments.log_level)
+    work, stage = COMMANDS[arguments.command]
+    stage = arguments.stage or stage
+    try:
+        recipe = load(Recipe, arguments.recipe, folder=RECIPES, overrides=arguments.overrides)
+        if arguments.command != "producer":
+            write_run_config(_layout(recipe, stage), recipe.model_dump(mode="json"))
+        work(recipe, stage)
+    except VigorlError as error:
+        # The last line of the log is what whoever started this process shows.
+        log.error("%s: %s", error.reason, error.message)
+        return 2 if isinstance(error, ConfigError | DataError) else 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""`vigorl search`: tree search over a data set with one policy, journalled and resumable."""
+
+from __future__ import annotations
+
+import click
+
+from vigorl_lib.cli.common import recipe_options, run_async
+from vigorl_lib.cli.progress import Progress
+from vigorl_lib.recipes.schema import Recipe
+
+
+@click.command()
+@recipe_options(default="quickstart-search")
+def search(recipe: Recipe) -> None:
+    """Tree search over a data set with a policy.
+
+    With services.search set, the search service does the work and this command only watches.
+    """
+    run_async(search_dataset(recipe))
+
+
+async def search_dataset(recipe: Recipe) -> dict[str, float]:
+    """Search the recipe's data set; called again, it continues. Returns rates and counts."""
+    from vigorl_lib.search.client import SearchClient
+
+    done = total = failed = solved = 0
+    client = SearchClient(recipe.services.search)
+    try:
+        with Progress(f"search: {recipe.policy}") as progress:
+            async for update in client.search_dataset(
+                root=recipe.root,
+                run_id=recipe.run_id,
+                dataset=recipe.dataset.name,
+                split=recipe.dataset.split,
+                policy=recipe.policy,
+                task=recipe.task,
+                search=recipe.search,
+                reward=recipe.reward,
+                seed=recipe.seed,
+            ):
+                done, total, failed, solved = update.done, update.total, update.failed, update.solved
+                progress(done, total, failed=failed, note=f"{solved} solved")
+    finally:
+        await client.close()
+    return {"trees": float(total), "solved": solved / max(1, done), "failed": float(failed)}

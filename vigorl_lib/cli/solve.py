@@ -1,0 +1,89 @@
+"""`vigorl solve`: one question about one image, turn by turn as it happens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from vigorl_lib.cli.common import resolve, run_async
+from vigorl_lib.recipes.schema import Recipe
+
+
+@click.command()
+@click.option("--image", "image_path", required=True, type=click.Path(path_type=Path), help="The picture.")
+@click.option("--question", required=True, help="What to find out.")
+@click.option("--policy", "model", type=click.Path(path_type=Path), help="Checkpoint folder to open in this process.")
+@click.option("--target", help="Search service to ask instead, HOST:PORT (see `vigorl up`).")
+@click.option("--recipe", "recipe_name", default="quickstart", show_default=True, help="How to ask (task, zoom).")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the picture with its points here (PNG).")
+def solve(
+    image_path: Path,
+    question: str,
+    model: Path | None,
+    target: str | None,
+    recipe_name: str,
+    overrides: tuple[str, ...],
+    out: Path | None,
+) -> None:
+    """Ask one question about one image and watch the turns."""
+    if (model is None) == (target is None):
+        raise click.UsageError("give either --policy FOLDER or --target HOST:PORT")
+    if not image_path.is_file():
+        raise click.UsageError(f"--image: no file {image_path}")
+    recipe = resolve(recipe_name, ("task.temperature=0", *overrides))
+    run_async(_solve(image_path.read_bytes(), question, model, target, recipe, out))
+
+
+async def _solve(
+    data: bytes, question: str, model: Path | None, target: str | None, recipe: Recipe, out: Path | None
+) -> None:
+    from vigorl_lib.domain.example import Example, GroundTruth
+    from vigorl_lib.domain.trajectory import Prefix, TurnRecord
+    from vigorl_lib.storage.images import probe
+
+    image = probe(data)
+    example = Example("question", question, (image,), GroundTruth(""))
+
+    def show(record: TurnRecord) -> None:
+        click.echo(click.style(record.turn.thought, dim=True))
+        click.echo(record.text.rpartition("</think>")[2].strip() or record.text)
+        if record.crop is not None:
+            box = record.crop.window
+            click.echo(click.style(f"  → crop {box.x0:g},{box.y0:g} – {box.x1:g},{box.y1:g} of the original", fg="cyan"))
+        if record.invalid is not None:
+            click.echo(click.style(f"  → {record.invalid}: {record.detail}", fg="yellow"))
+
+    def on_turn(prefix: Prefix) -> None:
+        if prefix.record is not None:
+            show(prefix.record)
+
+    if target is not None:
+        from vigorl_lib.search.client import SearchClient
+
+        client = SearchClient(target)
+        try:
+            trajectory = await client.solve(example, task=recipe.task, policy=recipe.policy, seed=recipe.seed, on_turn=show)
+        finally:
+            await client.close()
+    else:
+        from vigorl_lib.policy.config import PolicyConfig
+        from vigorl_lib.policy.engines import open_policy
+        from vigorl_lib.rollout.run import solve as run
+        from vigorl_lib.rollout.step import Stepper
+        from vigorl_lib.rollout.wiring import connect
+
+        policy = open_policy(PolicyConfig(name="local", model=str(model)))
+        async with connect(recipe.services, policy) as wired:
+            stepper = Stepper(wired.policy, wired.environment, recipe.task)
+            trajectory = await run(
+                stepper, example, trajectory_id="solve", seed_path=(recipe.seed, "solve"), on_turn=on_turn
+            )
+    answer = trajectory.answer or f"none ({trajectory.stop}{': ' + trajectory.error if trajectory.error else ''})"
+    click.echo(click.style(f"answer: {answer}", bold=True))
+    if out is not None:
+        from vigorl_lib.report.draw import annotated
+
+        out.write_bytes(annotated(trajectory, image))
+        click.echo(f"picture: {out}")

@@ -1,0 +1,91 @@
+"""Which parts are here and which are somewhere else. A recipe's `services` section.
+
+A laptop run and a cluster run differ in this and nothing else: the environment and the reward are
+`local` or an address, a policy is an address by name (or an engine opened in this process).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from vigorl_lib.config import Section
+from vigorl_lib.environment.base import Environment
+from vigorl_lib.errors import ConfigError
+from vigorl_lib.policy.base import Policy
+from vigorl_lib.reward.base import Reward
+
+LOCAL = "local"
+
+
+class ServicesConfig(Section):
+    """Addresses as gRPC targets, for example `127.0.0.1:50051` or `dns:///name:port`."""
+
+    policies: dict[str, str] = Field(default_factory=dict)
+    """Target of each named policy."""
+    environment: str = LOCAL
+    reward: str = LOCAL
+    search: str = ""
+    """Target of the search service, for the commands that ask it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wired:
+    """The three parts that a rollout needs."""
+
+    policy: Policy
+    environment: Environment
+    reward: Reward
+
+
+@asynccontextmanager
+async def connect(services: ServicesConfig, policy: str | Policy) -> AsyncIterator[Wired]:
+    """Connect to the parts; `policy` is a name of `services.policies`, or an engine of this process.
+
+    Raises ConfigError (POLICY_UNKNOWN) for a name without an address.
+    """
+    wired = Wired(_policy(services, policy), _environment(services.environment), _reward(services.reward))
+    try:
+        yield wired
+    finally:
+        for part in (wired.policy, wired.environment, wired.reward):
+            await part.close()
+
+
+def _policy(services: ServicesConfig, policy: str | Policy) -> Policy:
+    if not isinstance(policy, str):
+        return policy
+    from vigorl_lib.policy.client import PolicyClient
+
+    if policy not in services.policies:
+        known = ", ".join(sorted(services.policies)) or "none"
+        raise ConfigError(
+            f"services.policies has no address for {policy!r} (known: {known}); "
+            f"start one and add --set services.policies.{policy}=HOST:PORT",
+            reason="POLICY_UNKNOWN",
+            policy=policy,
+        )
+    return PolicyClient(services.policies[policy], policy)
+
+
+def _environment(target: str) -> Environment:
+    if target == LOCAL:
+        from vigorl_lib.environment.zoom import ZoomEnvironment
+
+        return ZoomEnvironment()
+    from vigorl_lib.environment.client import EnvironmentClient
+
+    return EnvironmentClient(target)
+
+
+def _reward(target: str) -> Reward:
+    if target == LOCAL:
+        from vigorl_lib.reward.rules import LocalReward
+
+        return LocalReward()
+    from vigorl_lib.reward.client import RewardClient
+
+    return RewardClient(target)
