@@ -79,6 +79,7 @@ trajectories = st.builds(
     reward=st.none() | finite,
     reward_parts=st.dictionaries(names, finite, max_size=3),
     outcome=texts,
+    model_size=st.none() | sizes,
 )
 
 

@@ -131,11 +131,12 @@ def test_another_seed_gives_other_scenes(storage: FolderStorage, images: ImageSt
 
 
 def test_captions_are_chains_with_stored_pictures(storage: FolderStorage, images: ImageStore) -> None:
-    make_synthetic(storage, "scenes", {"train": 2}, 0, captions=10)
+    make_synthetic(storage, "scenes", {"train": 2}, 0, captions=10, caption_prompt="Describe it.")
     chains = read_dataset_chains(storage, "scenes", "captions", images)
     assert len({chain.segments[0].images[0] for chain in chains}) == 10
     prompt, caption = chains[0].segments
     assert (prompt.origin, caption.origin, caption.token_ids) == (Origin.PROMPT, Origin.DEMONSTRATION, None)
+    assert [message.text for message in prompt.messages] == ["Describe it.", ""]
     assert "scripted" in chains[0].policy
     assert prompt.images[0].data is not None
     assert "tile is at (" in caption.text
@@ -147,16 +148,16 @@ def test_a_call_that_was_cut_off_ends_with_the_same_bytes(
     class Cut(Exception):
         pass
 
-    def cut(part: str, done: int, count: int) -> None:
-        if part == "test" and done == 2:
+    def cut(done: int, total: int) -> None:
+        if done == COUNTS["train"] + COUNTS["validation"] + 2:
             raise Cut
 
     with pytest.raises(Cut):
         make_synthetic(storage, "scenes", COUNTS, 3, captions=3, on_progress=cut)
     assert set(read_manifest(storage, "scenes").splits) == {"train", "validation"}
-    done: list[str] = []
-    make_synthetic(storage, "scenes", COUNTS, 3, captions=3, on_progress=lambda part, *_: done.append(part))
-    assert set(done) == {"test", "captions"}
+    seen: list[tuple[int, int]] = []
+    make_synthetic(storage, "scenes", COUNTS, 3, captions=3, on_progress=lambda *counts: seen.append(counts))
+    assert seen == [(done, 17) for done in range(11, 18)]
     whole = FolderStorage(tmp_path / "whole")
     make_synthetic(whole, "scenes", COUNTS, 3, captions=3)
     assert {key: digest(storage.read(key)) for key in storage.list()} == {

@@ -39,8 +39,7 @@ def folder(tmp_path: Path) -> Path:
 def import_lines(storage: FolderStorage, folder: Path, *lines: dict[str, Any] | str) -> int:
     texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
     (folder / "questions.jsonl").write_text("\n".join(texts) + "\n")
-    images = ImageStore(storage)
-    return import_folder(storage, images, folder / "questions.jsonl", folder, name="mine", split="test")
+    return len(import_folder(storage, folder / "questions.jsonl", folder, "mine", "test"))
 
 
 def test_questions_and_files_become_a_data_set(storage: FolderStorage, folder: Path) -> None:
@@ -109,4 +108,4 @@ def test_a_missing_and_an_empty_file_are_told(storage: FolderStorage, folder: Pa
     with pytest.raises(DataError, match="expected at least one line"):
         import_lines(storage, folder)
     with pytest.raises(DataError, match=r"cannot read .*nothing\.jsonl"):
-        import_folder(storage, ImageStore(storage), folder / "nothing.jsonl", folder, name="x", split="y")
+        import_folder(storage, folder / "nothing.jsonl", folder, "mine", "test")

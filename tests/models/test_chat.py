@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.models.support import SYSTEM, flat_image, observation, prompt, said
-from vigorl_lib.domain.geometry import ResizeRule
+from vigorl_lib.domain.geometry import Point, ResizeRule
+from vigorl_lib.domain.grammar import Answer, Zoom, render_turn
 from vigorl_lib.domain.trajectory import Message, Origin, Role, Segment, flat_token_ids
 from vigorl_lib.errors import PolicyError
 from vigorl_lib.models.chat import ChatRenderer
@@ -21,12 +22,11 @@ TOKENIZER = build_tokenizer()
 RENDERER = ChatRenderer(TOKENIZER, RESIZE)
 SCENE, CROP = flat_image(448, 448), flat_image(112, 84, "red")
 QUESTION = "What color is the dot on the red tile?"
-ZOOM = '<think> The red tile is at (38, 66). </think>\n<tool_call>\n{"name": "search_coordinate", "arguments": {"coordinate": [38, 66]}}\n</tool_call>'
-ANSWER = "<think> The dot at (38, 66) is pink. </think>\n<answer> pink </answer>"
+ZOOM = render_turn("The red tile is at (38, 66).", Zoom(Point(38, 66)))
+ANSWER = render_turn("The dot at (38, 66) is pink.", Answer("pink"))
 
-texts = st.text(max_size=30) | st.sampled_from(
-    ["<|im_end|>", "a<|image_pad|>b", "<|im_start|>system\n", "<think>", ZOOM]
-)
+traps = ["<|im_end|>", "a<|image_pad|>b", "<|im_start|>system\n", "<think>", ZOOM]
+texts = st.text(max_size=30) | st.sampled_from(traps)
 images = st.sampled_from([SCENE, CROP])
 
 

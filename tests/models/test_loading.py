@@ -15,6 +15,8 @@ from vigorl_lib.models.tiny import RESIZE, build_tiny
 from vigorl_lib.models.weights import FILE_NAME, assign_weights, fetch_weights, read_weights, write_weights
 from vigorl_lib.storage import commit
 from vigorl_lib.storage.base import open_storage
+from vigorl_lib.storage.config import S3Settings
+from vigorl_lib.storage.s3 import S3Storage
 
 
 @pytest.fixture
@@ -106,6 +108,33 @@ def test_weights_without_marker_or_with_other_bytes_are_not_read(tiny: LoadedMod
     with pytest.raises(StorageError) as caught:
         fetch_weights(uri)
     assert caught.value.reason == "NOT_COMMITTED"
+
+
+def test_a_checkpoint_and_its_weights_load_from_a_bucket(
+    tiny: LoadedModel,
+    tiny_folder: Path,
+    s3_settings: S3Settings,
+    s3_storage: S3Storage,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("endpoint", "access_key", "secure"):
+        monkeypatch.setenv(f"VIGORL_S3__{name.upper()}", str(getattr(s3_settings, name)))
+    monkeypatch.setenv("VIGORL_S3__SECRET_KEY", s3_settings.secret_key.get_secret_value())
+    s3_storage.upload_folder(tiny_folder, "checkpoint")
+    uri = f"{s3_storage.uri}/checkpoint"
+    assert load_renderer(uri).forbidden == tiny.renderer.forbidden
+    expected = tiny.model.state_dict()
+    for marked in (False, True):
+        if marked:
+            commit.commit(s3_storage, "checkpoint", {})
+        loaded = load_model(uri).model.state_dict()
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.items())
+    # A whole checkpoint names its tensors as the format does, a published version as the model does.
+    file = write_weights(expected, tiny_folder.parent)
+    s3_storage.write("weights/000001/model.safetensors", file.read_bytes())
+    commit.commit(s3_storage, "weights/000001", {})
+    fetched = fetch_weights(f"{s3_storage.uri}/weights/000001")
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in fetched.items())
 
 
 @pytest.mark.parametrize("spoil", ["missing", "unknown", "shape"])

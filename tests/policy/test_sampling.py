@@ -52,14 +52,14 @@ def test_logprobs_are_taken_after_temperature_and_before_any_cut() -> None:
     assert logprob.item() == pytest.approx(torch.log_softmax(logits / 0.5, -1)[0, 1].item())
 
 
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 2**31 - 1), st.sampled_from([0.0, 0.7, 1.0]), st.sampled_from([0, 3])),
-        min_size=1,
-        max_size=6,
-    ),
-    st.data(),
+rows_of_a_batch = st.lists(
+    st.tuples(st.integers(0, 2**31 - 1), st.sampled_from([0.0, 0.7, 1.0]), st.sampled_from([0, 3])),
+    min_size=1,
+    max_size=6,
 )
+
+
+@given(rows_of_a_batch, st.data())
 @settings(max_examples=40, deadline=None)
 def test_a_row_draws_the_same_alone_as_among_others(rows: list[tuple[int, float, int]], data: st.DataObject) -> None:
     samplings = [Sampling(temperature=temperature, top_k=top_k, max_tokens=4) for _, temperature, top_k in rows]

@@ -16,16 +16,15 @@ from vigorl_lib.policy.stops import StopDetector
 RENDERER = ChatRenderer(build_tokenizer(), RESIZE)
 DETECTOR = StopDetector(RENDERER)
 
-pieces = st.sampled_from([*ACTION_STOPS, "</answer", ">", "</tool_call", "é", "<think> The", " pink", "x>"])
+parts_of_turns = st.sampled_from([*ACTION_STOPS, "</answer", ">", "</tool_call", "é", "<think> The", " pink", "x>"])
 
 
-@given(st.lists(pieces | st.text(max_size=3), max_size=8), st.booleans())
+@given(st.lists(parts_of_turns | st.text(max_size=3), max_size=8), st.booleans())
 @example(["</answer>"], True)
 @settings(max_examples=150, deadline=None)
 def test_sampling_ends_exactly_where_the_text_first_holds_a_stop_string(parts: list[str], by_byte: bool) -> None:
-    ids = [
-        token for part in parts for character in (part if by_byte else [part]) for token in RENDERER.encode(character)
-    ]
+    pieces = [piece for part in parts for piece in (part if by_byte else [part])]
+    ids = [token for piece in pieces for token in RENDERER.encode(piece)]
     for end in range(1, len(ids) + 1):
         complete = any(stop in RENDERER.decode(ids[:end]) for stop in ACTION_STOPS)
         reason = DETECTOR.finished(ids[:end], ACTION_STOPS, max_tokens=10**6)

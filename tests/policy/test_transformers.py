@@ -44,12 +44,16 @@ async def policy(config: PolicyConfig) -> AsyncIterator[TransformersPolicy]:
 def conversations() -> list[tuple[Segment, ...]]:
     """Prompts of different lengths with no, one, two and differently sized images."""
     text_only = Segment(Origin.PROMPT, (Message(Role.USER, ("What color is it?",)),))
-    zoomed = (
-        prompt(scene_image(3)),
-        said(Origin.DEMONSTRATION, "<think> Look. </think>"),
-        observation(flat_image(112, 84)),
-    )
-    return [(prompt(scene_image(1)),), (text_only,), zoomed, (prompt(flat_image(56, 28), "A longer question by far?"),)]
+    thought = said(Origin.DEMONSTRATION, "<think> Look. </think>")
+    zoomed = (prompt(scene_image(3)), thought, observation(flat_image(112, 84)))
+    small = prompt(flat_image(56, 28), "A longer question by far?")
+    return [(prompt(scene_image(1)),), (text_only,), zoomed, (small,)]
+
+
+async def until_running(policy: TransformersPolicy) -> None:
+    async with asyncio.timeout(10):
+        while not policy.load.running:  # noqa: ASYNC110 - the worker is a thread and has no event of ours
+            await asyncio.sleep(0.001)
 
 
 def same(first: Completion, second: Completion) -> None:
@@ -58,9 +62,10 @@ def same(first: Completion, second: Completion) -> None:
     assert first.logprobs == pytest.approx(second.logprobs, abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    "sampling", [GREEDY, SAMPLED, replace(SAMPLED, top_p=0.8, top_k=50)], ids=["greedy", "free", "cut"]
-)
+CUT = replace(SAMPLED, top_p=0.8, top_k=50)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED, CUT], ids=["greedy", "free", "cut"])
 async def test_a_sample_does_not_depend_on_its_neighbours_in_the_batch(
     policy: TransformersPolicy, sampling: Sampling
 ) -> None:
@@ -187,7 +192,7 @@ async def test_a_bad_image_fails_its_own_request_only(policy: TransformersPolicy
 
 async def test_cancelling_frees_the_engine_at_once(policy: TransformersPolicy) -> None:
     task = asyncio.create_task(policy.generate(conversations()[0], seeds=range(16), sampling=LONG))
-    await asyncio.sleep(0.05)
+    await until_running(policy)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -235,7 +240,7 @@ async def test_new_weights_change_samples_and_what_is_in_flight_keeps_its_versio
     segments = conversations()[0]
     before = await policy.generate(segments, seeds=[1], sampling=SAMPLED)
     running = asyncio.create_task(policy.generate(segments, seeds=[1], sampling=LONG))
-    await asyncio.sleep(0.05)
+    await until_running(policy)
     info = await policy.update_weights(version=3, uri=uri, run_id="run-1")
     assert info.version == 3
     assert (await running).completions[0].policy_version == 0

@@ -25,7 +25,7 @@ def synthetic(recipe: Recipe) -> None:
 
 def make_synthetic_data(recipe: Recipe) -> dict[str, float]:
     """The `synthetic` section's data set; returns how much there is of each part."""
-    from vigorl_lib.data.synthetic_datasets import make_synthetic
+    from vigorl_lib.data.datasets_synthetic import make_synthetic
     from vigorl_lib.prompts import load_prompt
     from vigorl_lib.storage.base import open_storage
 

@@ -17,7 +17,9 @@ from vigorl_lib.recipes.schema import Recipe
 @click.option("--target", help="Search service to ask instead, HOST:PORT (see `vigorl up`).")
 @click.option("--recipe", "recipe_name", default="quickstart", show_default=True, help="How to ask (task, zoom).")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the picture with its points here (PNG).")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the picture with its points here (PNG)."
+)
 def solve(
     image_path: Path,
     question: str,
@@ -51,7 +53,9 @@ async def _solve(
         click.echo(record.text.rpartition("</think>")[2].strip() or record.text)
         if record.crop is not None:
             box = record.crop.window
-            click.echo(click.style(f"  → crop {box.x0:g},{box.y0:g} – {box.x1:g},{box.y1:g} of the original", fg="cyan"))
+            click.echo(
+                click.style(f"  → crop {box.x0:g},{box.y0:g} – {box.x1:g},{box.y1:g} of the original", fg="cyan")
+            )
         if record.invalid is not None:
             click.echo(click.style(f"  → {record.invalid}: {record.detail}", fg="yellow"))
 
@@ -64,7 +68,9 @@ async def _solve(
 
         client = SearchClient(target)
         try:
-            trajectory = await client.solve(example, task=recipe.task, policy=recipe.policy, seed=recipe.seed, on_turn=show)
+            trajectory = await client.solve(
+                example, task=recipe.task, policy=recipe.policy, seed=recipe.seed, on_turn=show
+            )
         finally:
             await client.close()
     else:

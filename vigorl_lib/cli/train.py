@@ -21,35 +21,37 @@ def train() -> None:
 
 
 @train.command()
+@click.option("--stage", default="sft", show_default=True, help="Name of the stage within the run.")
 @recipe_options(default="quickstart-sft")
-def sft(recipe: Recipe) -> None:
+def sft(recipe: Recipe, stage: str) -> None:
     """Supervised fine-tuning on chains."""
-    train_stage("sft", recipe)
+    train_stage("sft", recipe, stage=stage)
 
 
 @train.command()
+@click.option("--stage", default="grpo", show_default=True, help="Name of the stage within the run.")
 @recipe_options(default="quickstart-grpo")
-def grpo(recipe: Recipe) -> None:
+def grpo(recipe: Recipe, stage: str) -> None:
     """Group-relative policy optimisation against running services."""
-    train_stage("grpo", recipe)
+    train_stage("grpo", recipe, stage=stage)
 
 
-def train_stage(stage: str, recipe: Recipe, *, quiet: bool = False) -> None:
+def train_stage(kind: str, recipe: Recipe, *, stage: str) -> None:
     """Run a stage to its end as local processes; the same call again continues. Raises ProcessError."""
     from vigorl_lib.jobs.local import LocalProcess, wait_all
 
-    folder = Path(recipe.root) / "logs" if "://" not in recipe.root else Path("runs") / "logs"
+    # A bucket holds no logs: they stay where the command runs.
+    folder = Path("runs" if "://" in recipe.root else recipe.root) / "logs"
     folder.mkdir(parents=True, exist_ok=True)
-    resolved = folder / f"{recipe.run_id}.json"
+    resolved = folder / f"{recipe.run_id}-{stage}.json"
     resolved.write_text(json.dumps(recipe.model_dump(mode="json"), indent=2), encoding="utf-8")
-    parts = ("grpo", "producer") if stage == "grpo" else (stage,)
     processes = [
         LocalProcess(
             f"trainer {part}",
-            [sys.executable, "-m", "vigorl_services.trainer", part, "--recipe", str(resolved)],
-            # The learner shows the progress of both.
-            log=folder / f"{recipe.run_id}-{part}.log" if quiet or part == "producer" else None,
+            [sys.executable, "-m", "vigorl_services.trainer", part, "--recipe", str(resolved), "--stage", stage],
+            # The learner tells the progress of both.
+            log=folder / f"{recipe.run_id}-{stage}-producer.log" if part == "producer" else None,
         ).start()
-        for part in parts
+        for part in (("grpo", "producer") if kind == "grpo" else (kind,))
     ]
     wait_all(processes)

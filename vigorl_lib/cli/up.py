@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--policy", "model", required=True, type=click.Path(exists=True, file_okay=False), help="Checkpoint folder.")
+@click.option(
+    "--policy", "model", required=True, type=click.Path(exists=True, file_okay=False), help="Checkpoint folder."
+)
 @click.option("--name", default="student", show_default=True, help="Name that the policy answers to.")
 @click.option("--root", default="runs/up", show_default=True, help="Storage root of the services.")
 @click.option("--port", default=0, show_default=True, help="Port of the search service; 0 takes a free one.")
@@ -33,6 +37,15 @@ def up(model: str, name: str, root: str, port: int) -> None:
             click.echo(f"{service:<18} {address}")
         click.echo(f"ask: vigorl solve --target {services.addresses['search']} --image FILE --question TEXT")
         services.wait()
+
+
+@contextmanager
+def running_services(folder: Path, policies: dict[str, dict[str, Any]], *, root: str) -> Iterator[dict[str, Any]]:
+    """The services for as long as the block runs, as a `services` section."""
+    from vigorl_lib.jobs.local import Services
+
+    with Services(folder) as services:
+        yield start_services(services, policies, root=root)
 
 
 def start_services(

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from vigorl_lib.data.datasets import Part, find_manifest, write_dataset, write_dataset_chains
+from vigorl_lib.data.datasets import find_manifest, write_dataset, write_dataset_chains
 from vigorl_lib.data.synthetic import Scene, encode, make_caption, make_scene, render
 from vigorl_lib.domain.example import AnswerKind, Example, GroundTruth
 from vigorl_lib.domain.trajectory import Message, Origin, Role, Segment, StopReason, Trajectory
 from vigorl_lib.errors import ConfigError, DataError
-from vigorl_lib.prompts import load_prompt
 from vigorl_lib.storage.base import Storage
 from vigorl_lib.storage.images import ImageStore, probe
 
@@ -38,38 +37,35 @@ def make_synthetic(
     seed: int,
     *,
     captions: int = 0,
-    images: ImageStore | None = None,
-    on_progress: Callable[[str, int, int], None] | None = None,
+    caption_prompt: str = "",
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write `counts[split]` questions a split (train, validation, test) and `captions` caption chains.
 
     Half of a split's targets are small. No two splits, nor splits and captions, share a scene. What the
-    manifest has already is skipped. `on_progress` gets the part's name, how many are done and of how many.
-    Raises ConfigError (SPLIT_UNKNOWN, COUNT_INVALID), DataError (DATASET_EXISTS).
+    manifest has already is skipped. `caption_prompt` is the captions' system prompt, none if empty.
+    `on_progress` gets how many pictures are done and how many there are to be. Raises ConfigError
+    (SPLIT_UNKNOWN, COUNT_INVALID), DataError (DATASET_EXISTS).
     """
-    store = ImageStore(storage) if images is None else images
+    images = ImageStore(storage, cache_bytes=0)
     wanted = {**counts, CAPTIONS: captions} if captions else dict(counts)
     for part, count in wanted.items():
         _check(part, count)
+    progress = _Progress(sum(wanted.values()), on_progress)
     for part, count in wanted.items():
-        manifest = find_manifest(storage, name)
-        origin = {"generator": "vigorl_lib.data.synthetic", "seed": seed, "count": count}
-        existing = (manifest.chains if part == CAPTIONS else manifest.splits).get(part) if manifest else None
-        if existing is not None:
-            _must_agree(name, part, existing, origin)
+        origin: dict[str, Any] = {"generator": "vigorl_lib.data.synthetic", "seed": seed, "count": count}
+        if part == CAPTIONS:
+            origin["prompt"] = caption_prompt
+        if _is_written(storage, name, part, origin):
+            progress.skip(count)
             continue
-
-        def report(done: int, part: str = part, count: int = count) -> None:
-            if on_progress is not None:
-                on_progress(part, done, count)
-
         seeds = range(first_seed(seed, part), first_seed(seed, part) + count)
         if part == CAPTIONS:
-            chains = _counted((caption_chain(s, i, store) for i, s in enumerate(seeds)), report)
-            write_dataset_chains(storage, name, CAPTIONS, chains, created_from=origin)
+            chains = (caption_chain(scene_seed, i, images, caption_prompt) for i, scene_seed in enumerate(seeds))
+            write_dataset_chains(storage, name, CAPTIONS, progress.count(chains), created_from=origin)
         else:
-            examples = _counted((scene_example(make_scene(s), f"{part}-{i:06d}") for i, s in enumerate(seeds)), report)
-            write_dataset(storage, store, name, part, examples, created_from=origin)
+            examples = (scene_example(make_scene(scene_seed), f"{part}-{i:06d}") for i, scene_seed in enumerate(seeds))
+            write_dataset(storage, images, name, part, progress.count(examples), created_from=origin)
 
 
 def first_seed(seed: int, part: str) -> int:
@@ -89,21 +85,18 @@ def scene_example(scene: Scene, example_id: str) -> Example:
     return Example(example_id, scene.question, (probe(data),), truth, TASK, {"size": scene.size_class.value})
 
 
-def caption_chain(seed: int, index: int, images: ImageStore) -> Trajectory:
+def caption_chain(seed: int, index: int, images: ImageStore, system_prompt: str) -> Trajectory:
     """A picture and its description as a demonstration chain; the picture is stored."""
     caption = make_caption(seed)
     image = images.put(*encode(caption.image)).without_data()
-    prompt = (
-        Message(Role.SYSTEM, (load_prompt(TASK, "caption").text,)),
-        Message(Role.USER, (image,)),
-    )
+    system = (Message(Role.SYSTEM, (system_prompt,)),) if system_prompt else ()
     return Trajectory(
         trajectory_id=f"{CAPTIONS}/{index:06d}",
         example_id=f"{CAPTIONS}-{index:06d}",
         mode=CAPTIONS,
         policy=CAPTION_AUTHOR,
         segments=(
-            Segment(Origin.PROMPT, prompt),
+            Segment(Origin.PROMPT, (*system, Message(Role.USER, (image,)))),
             Segment(Origin.DEMONSTRATION, (Message(Role.ASSISTANT, (caption.text,)),), trained=True),
         ),
         turns=(),
@@ -111,10 +104,21 @@ def caption_chain(seed: int, index: int, images: ImageStore) -> Trajectory:
     )
 
 
-def _counted(items: Iterator[T], report: Callable[[int], None]) -> Iterator[T]:
-    for done, item in enumerate(items, start=1):
-        yield item
-        report(done)
+class _Progress:
+    """Counts pictures over all parts."""
+
+    def __init__(self, total: int, report: Callable[[int, int], None] | None) -> None:
+        self._done, self._total, self._report = 0, total, report
+
+    def skip(self, count: int) -> None:
+        self._done += count
+
+    def count(self, items: Iterator[T]) -> Iterator[T]:
+        for item in items:
+            yield item
+            self._done += 1
+            if self._report is not None:
+                self._report(self._done, self._total)
 
 
 def _check(part: str, count: int) -> None:
@@ -126,11 +130,17 @@ def _check(part: str, count: int) -> None:
         )
 
 
-def _must_agree(name: str, part: str, existing: Part, origin: dict[str, Any]) -> None:
-    if existing.created_from != origin:
+def _is_written(storage: Storage, name: str, part: str, origin: dict[str, Any]) -> bool:
+    """True if the manifest has the part, made the same way; raises DataError if made another way."""
+    manifest = find_manifest(storage, name)
+    if manifest is None:
+        return False
+    existing = (manifest.chains if part == CAPTIONS else manifest.splits).get(part)
+    if existing is not None and existing.created_from != origin:
         raise DataError(
             f"{name}/{part} exists, made from {existing.created_from}, wanted {origin}; "
             "write under another name or delete the data set first",
             reason="DATASET_EXISTS",
             dataset=name,
         )
+    return existing is not None

@@ -25,20 +25,20 @@ _PROBLEMS_TOLD = 5
 
 def import_folder(
     storage: Storage,
-    images: ImageStore,
     jsonl: Path,
     image_root: Path,
-    *,
     name: str,
     split: str,
+    *,
     on_progress: Callable[[int], None] | None = None,
-) -> int:
-    """Import a JSONL file and the images it names, as `split` of the data set `name`; returns how many examples.
+) -> list[Example]:
+    """Import a JSONL file and the images it names, as `split` of the data set `name`; returns its examples.
 
     Image paths are relative to `image_root`. All lines are read even if one is wrong. Raises DataError
     (IMPORT_FAILED) that tells the first problem in full and the places of the next ones; `on_progress`
     gets the number of lines done.
     """
+    images = ImageStore(storage, cache_bytes=0)
     examples: list[Example] = []
     seen: dict[str, str] = {}
     problems: list[DataError] = []
@@ -62,7 +62,7 @@ def import_folder(
     if not examples:
         raise DataError(f"{jsonl}: expected at least one line, found none", reason="IMPORT_FAILED")
     write_dataset(storage, images, name, split, examples, created_from={"importer": "folder", "file": jsonl.name})
-    return len(examples)
+    return examples
 
 
 def _example(fields: Fields, image_root: Path, images: ImageStore) -> Example:

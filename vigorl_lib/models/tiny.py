@@ -8,7 +8,7 @@ trained; `vigorl_lib.data.synthetic` holds the task that it can learn. The folde
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vigorl_lib.domain.geometry import ResizeRule
 from vigorl_lib.models import tiny_tokenizer
@@ -32,7 +32,7 @@ def build_tiny(folder: Path, *, seed: int) -> None:
     tokenizer = tiny_tokenizer.build_tokenizer()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        model = Qwen2_5_VLForConditionalGeneration(tiny_config(tokenizer))
+        model: Any = Qwen2_5_VLForConditionalGeneration(tiny_config(tokenizer))  # type: ignore[no-untyped-call]
         model.model.visual.patch_embed.proj.weight.copy_(_patch_filters())
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -80,7 +80,9 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
     from transformers import Qwen2_5_VLConfig
 
     def token(text: str) -> int:
-        return int(tokenizer.convert_tokens_to_ids(text))
+        index = tokenizer.convert_tokens_to_ids(text)
+        assert isinstance(index, int)
+        return index
 
     end_of_turn, padding = token(tiny_tokenizer.IM_END), token(tiny_tokenizer.END_OF_TEXT)
     return Qwen2_5_VLConfig(

@@ -1,11 +1,13 @@
-"""Attention of Qwen2.5-VL's vision tower over many images at once.
+"""Qwen2.5-VL's vision tower over many small images at once, for where flash-attn is not at hand.
 
-Without flash-attn the stock module attends image by image in a Python loop, which is most of the cost of a
-batch of small images. Here all windows of one length are one batched call; the arithmetic is the same.
+The stock attention goes image by image in a Python loop, and the stock patch embedding is a convolution that
+processors run slowly. Here all windows of one length are one batched call, and the embedding is one matrix
+product; parameters and results are the same. Nothing about the weights or their names changes.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -36,43 +38,42 @@ class BatchedVisionAttention(Qwen2_5_VLVisionAttention):
         query, key = apply_rotary_pos_emb_vision(qkv[:, 0], qkv[:, 1], *position_embeddings)
         packed = torch.stack((query, key, qkv[:, 2]))
         bounds = cu_seqlens.tolist()
-        lengths = [end - start for start, end in zip(bounds, bounds[1:], strict=False)]
+        lengths = [end - start for start, end in pairwise(bounds)]
         if len(set(lengths)) == 1:
             attended = self._attend(packed, lengths[0])
         else:
             attended = torch.empty_like(query)
             for length in set(lengths):
-                rows = torch.cat(
-                    [torch.arange(b, b + n) for b, n in zip(bounds, lengths, strict=False) if n == length]
-                ).to(hidden_states.device)
+                starts = [start for start, found in zip(bounds, lengths, strict=False) if found == length]
+                rows = torch.cat([torch.arange(start, start + length) for start in starts]).to(hidden_states.device)
                 attended = attended.index_copy(0, rows, self._attend(packed[:, rows], length))
-        return self.proj(attended.reshape(tokens, -1))
+        projected: Tensor = self.proj(attended.reshape(tokens, -1))
+        return projected
 
     def _attend(self, packed: Tensor, length: int) -> Tensor:
-        """Attention within consecutive windows of `length` tokens; [3, tokens, heads, width] -> [tokens, heads, width]."""
-        query, key, value = packed.unflatten(1, (-1, length)).transpose(2, 3)
+        """Attend within consecutive windows; [3, tokens, heads, width] -> [tokens, heads, width]."""
+        windows = packed.view(3, -1, length, *packed.shape[2:])
+        query, key, value = windows.transpose(2, 3)
         return scaled_dot_product_attention(query, key, value, scale=self.scaling).transpose(1, 2).flatten(0, 1)
 
 
-class LinearPatchEmbed(Qwen2_5_VisionPatchEmbed):
+class PatchProjection(nn.Conv3d):
     """The convolution whose stride is its kernel, written as the matrix product that it is."""
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """[patches, channels x frames x height x width] -> [patches, width]."""
-        weight = self.proj.weight.flatten(1)
-        return linear(hidden_states.to(weight.dtype), weight)
+    def forward(self, input: Tensor) -> Tensor:
+        """[patches, channels, frames, height, width], each patch as large as the kernel -> [patches, width]."""
+        return linear(input.flatten(1), self.weight.flatten(1), self.bias)
 
 
-def batch_equal_windows(model: nn.Module) -> int:
-    """Replace the vision attention of a loaded model in place; returns how many layers were replaced.
+def batch_equal_windows(model: nn.Module) -> None:
+    """Replace attention and patch projection of a loaded model's vision tower in place.
 
-    Modules of other families and models that use flash-attn are left alone.
+    Other families are left alone, and so is the attention of a model that uses flash-attn.
     """
-    replaced = 0
     for module in model.modules():
         if type(module) is Qwen2_5_VLVisionAttention and module.config._attn_implementation == "sdpa":
             module.__class__ = BatchedVisionAttention
-            replaced += 1
         elif type(module) is Qwen2_5_VisionPatchEmbed:
-            module.__class__ = LinearPatchEmbed
-    return replaced
+            # The class of the inner module is changed, not that of its owner: hooks that gather a partitioned
+            # weight hang on the module that holds it.
+            module.proj.__class__ = PatchProjection

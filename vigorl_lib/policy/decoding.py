@@ -78,18 +78,14 @@ class Decoder:
 
         A request for which `cancelled` turns true is dropped at the next token and not reported.
         """
-        logits, cache, batch = self._prefill(requests)
         rows = [Row(index, request.sampling) for index, request in enumerate(requests) for _ in request.seeds]
         waiting = [[row for row in rows if row.request == index] for index in range(len(requests))]
-        owner = torch.tensor([row.request for row in rows], device=logits.device)
-        if len(rows) > len(requests):
-            cache.batch_select_indices(owner)
-        state = _State(logits[owner], cache, batch.attention_mask[owner], batch.next_positions[owner])
+        state = self._prefill(requests)
         sampler = RowSampler(
             [row.sampling for row in rows],
             [seed for request in requests for seed in request.seeds],
             forbidden=self._renderer.forbidden,
-            device=logits.device,
+            device=state.logits.device,
         )
         step = 0
         while True:
@@ -129,12 +125,19 @@ class Decoder:
                 results.append([0.0, *logprobs.tolist()])
         return results
 
-    def _prefill(self, requests: Sequence[DecodeRequest]) -> tuple[Tensor, DynamicCache, Batch]:
-        batch = self._collate([request.sequence for request in requests], "left")
+    def _prefill(self, requests: Sequence[DecodeRequest]) -> _State:
+        """State of all rows after their prompts; equal prompts, as of a group's samples, are computed once."""
+        places: dict[TokenSequence, int] = {}
+        owner = [places.setdefault(request.sequence, len(places)) for request in requests for _ in request.seeds]
+        sequences = list(places)
+        batch = self._collate(sequences, "left")
         cache = DynamicCache(config=self._model.config.get_text_config())
         views = {digest: view for request in requests for digest, view in request.views.items()}
         hidden = self._forward(batch, views, cache)
-        return self._model.lm_head(hidden[:, -1]), cache, batch
+        state = _State(self._model.lm_head(hidden[:, -1]), cache, batch.attention_mask, batch.next_positions)
+        if len(owner) > len(sequences):
+            state.keep(torch.tensor(owner, device=hidden.device))
+        return state
 
     def _collate(self, sequences: Sequence[TokenSequence], side: Literal["left", "right"]) -> Batch:
         batch = collate(
@@ -191,7 +194,7 @@ class _State:
 
     def keep(self, rows: Tensor) -> None:
         self.cache.batch_select_indices(rows)
-        self.mask, self.positions = self.mask[rows], self.positions[rows]
+        self.logits, self.mask, self.positions = self.logits[rows], self.mask[rows], self.positions[rows]
 
 
 def _groups(sequences: Sequence[TokenSequence], max_tokens: int) -> list[list[TokenSequence]]:

@@ -51,6 +51,12 @@ class ScriptedTeacher:
         min_policy_version: int = 0,
         request_id: str = "",
     ) -> Generation:
+        if min_policy_version > 0:
+            raise PolicyError(
+                f"policy {self._config.name} is scripted and stays at version 0, {min_policy_version} was asked for",
+                reason="POLICY_TOO_OLD",
+                version=0,
+            )
         example = self._look_up(prompt)
         completions = []
         for seed in seeds:

@@ -22,7 +22,7 @@ from vigorl_lib.models.weights import assign_weights, fetch_weights
 from vigorl_lib.policy.base import Generation, PolicyInfo, Sampling
 from vigorl_lib.policy.config import PolicyConfig
 from vigorl_lib.policy.decoding import DecodeRequest
-from vigorl_lib.policy.worker import EngineWorker, GenerateWork, LoadWork, ScoreWork
+from vigorl_lib.policy.worker import EngineWorker, GenerateWork, Load, LoadWork, ScoreWork
 from vigorl_lib.storage.base import open_storage
 
 CURRENT = "CURRENT"
@@ -111,6 +111,11 @@ class TransformersPolicy:
             self._worker.submit(work)
             await asyncio.wrap_future(work.future)
         return await self.info()
+
+    @property
+    def load(self) -> Load:
+        """How busy the engine is now."""
+        return self._worker.load
 
     async def close(self) -> None:
         """Finish the batch in flight, refuse what waits, end the thread."""

@@ -71,6 +71,14 @@ class LoadWork:
     future: Future[int] = field(default_factory=Future)
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Samples that wait for a batch and samples that are in one."""
+
+    waiting: int
+    running: int
+
+
 class EngineWorker:
     """Runs one loaded model in a thread of its own, from construction until `stop`."""
 
@@ -82,6 +90,7 @@ class EngineWorker:
         self._queue: deque[GenerateWork | ScoreWork] = deque()
         self._loads: deque[LoadWork] = deque()
         self._wake = threading.Condition()
+        self._running = 0
         self._closing = False
         self._thread = threading.Thread(target=self._run, name=f"policy-{config.name}", daemon=True)
         self._thread.start()
@@ -90,6 +99,11 @@ class EngineWorker:
     def version(self) -> int:
         """Version of the weights that the next batch will run on."""
         return self._version
+
+    @property
+    def load(self) -> Load:
+        with self._wake:
+            return Load(sum(work.rows for work in self._queue), self._running)
 
     def submit(self, work: GenerateWork | ScoreWork | LoadWork) -> None:
         """Queue some work. Raises PolicyError (ENGINE_CLOSED, OVERLOADED)."""
@@ -130,12 +144,14 @@ class EngineWorker:
                 loads = list(self._loads)
                 self._loads.clear()
                 batch = self._take_batch()
+                self._running = sum(work.rows for work in batch)
             for load in loads:
-                self._load(load)
+                self._load_weights(load)
             if generations := [work for work in batch if isinstance(work, GenerateWork)]:
                 self._generate(generations)
             if scores := [work for work in batch if isinstance(work, ScoreWork)]:
                 self._score(scores)
+            self._running = 0
         for work in (*self._queue, *self._loads):
             _fail(work.future, self._closed())
 
@@ -152,7 +168,7 @@ class EngineWorker:
             self._queue.popleft()
         return batch
 
-    def _load(self, load: LoadWork) -> None:
+    def _load_weights(self, load: LoadWork) -> None:
         if load.version > self._version:
             try:
                 assign_weights(self._loaded.model, load.tensors)

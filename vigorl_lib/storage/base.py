@@ -107,7 +107,10 @@ def open_storage(uri: str, s3: S3Settings | None = None) -> Storage:
 
         return S3Storage(parts.netloc, parts.path.strip("/"), s3 or settings_from_environment())
     raise ConfigError(
-        f"expected a folder, file:///path or s3://bucket/prefix, found {uri!r}", reason="STORAGE_URI", uri=uri
+        f"expected a folder, file:///path or s3://bucket/prefix (a bucket's name has 3 to 63 lower-case letters, "
+        f"digits, '.' or '-'), found {uri!r}",
+        reason="STORAGE_URI",
+        uri=uri,
     )
 
 

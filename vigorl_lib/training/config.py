@@ -17,7 +17,7 @@ class ScheduleConfig(Section):
     """Learning rate over the steps of a run, as a factor of `learning_rate`.
 
     The factor rises linearly over `warmup_steps` (the first step has 1/`warmup_steps`, never 0), stays
-    at 1 until `hold` of all steps are done, then falls to `final_factor` at the last step.
+    at 1 until `hold` of all steps are done, then falls towards `final_factor`, where it is when all are done.
     """
 
     decay: Literal["constant", "linear", "cosine"] = "constant"

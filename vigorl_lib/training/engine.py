@@ -162,8 +162,7 @@ def schedule_factor(schedule: ScheduleConfig, step: int, total_steps: int) -> fl
     start = max(schedule.warmup_steps, round(schedule.hold * total_steps))
     if schedule.decay == "constant" or step < start:
         return 1.0
-    # The last step, total_steps - 1, is the one at the final factor.
-    progress = min(1.0, (step - start + 1) / max(1, total_steps - start))
+    progress = min(1.0, (step - start) / max(1, total_steps - start))
     shape = 1.0 - progress if schedule.decay == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
     return schedule.final_factor + (1.0 - schedule.final_factor) * shape
 

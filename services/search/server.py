@@ -1,0 +1,151 @@
+"""SearchService over rollouts and tree search: convert, call, convert."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any
+
+from vigorl_lib.data.datasets import read_dataset
+from vigorl_lib.domain.example import Example, GroundTruth
+from vigorl_lib.domain.trajectory import Prefix
+from vigorl_lib.reward.convert import config_from_proto
+from vigorl_lib.rollout.run import solve
+from vigorl_lib.rollout.step import Stepper
+from vigorl_lib.rollout.wiring import ServicesConfig, Wired, connect
+from vigorl_lib.rpc.context import request_id
+from vigorl_lib.rpc.convert import (
+    example_from_proto,
+    image_by_digest,
+    image_inline,
+    invalid,
+    record_to_proto,
+    trajectory_to_proto,
+)
+from vigorl_lib.rpc.gen.vigorl.search.v1 import search_service_pb2 as pb
+from vigorl_lib.rpc.gen.vigorl.search.v1.search_service_pb2_grpc import SearchServiceServicer
+from vigorl_lib.rpc.images import ImageCache
+from vigorl_lib.rpc.streams import events_of
+from vigorl_lib.search.convert import (
+    progress_to_proto,
+    search_from_proto,
+    task_from_proto,
+    tree_to_proto,
+)
+from vigorl_lib.search.coordinator import SearchProgress, search_dataset
+from vigorl_lib.search.mcts import TreeSearch
+from vigorl_lib.search.tree import Tree
+from vigorl_lib.storage.base import Storage
+from vigorl_lib.storage.images import ImageStore
+from vigorl_lib.storage.layout import RunLayout
+
+MAX_QUESTION_CHARACTERS = 16 << 10
+
+
+class SearchServer(SearchServiceServicer):
+    """Connects to each policy at its first use and keeps the connection until `close`."""
+
+    def __init__(self, services: ServicesConfig, storage: Storage, images: ImageCache) -> None:
+        self._services = services
+        self._storage = storage
+        self._images = images
+        self._wired: dict[str, Wired] = {}
+        self._open = AsyncExitStack()
+
+    async def Solve(self, request: pb.SolveRequest, context: Any) -> AsyncIterator[pb.SolveResponse]:
+        if not 1 <= len(request.question) <= MAX_QUESTION_CHARACTERS:
+            raise invalid("question", f"1 to {MAX_QUESTION_CHARACTERS} characters", len(request.question))
+        (image,) = await self._images.resolve_all([request.image])
+        wired = await self._connected(request.policy)
+        stepper = Stepper(wired.policy, wired.environment, task_from_proto(request.task))
+        example = Example(request_id.get(), request.question, (image,), GroundTruth(""))
+
+        async def work(emit: Callable[[pb.SolveResponse], None]) -> pb.SolveResponse:
+            def on_turn(prefix: Prefix) -> None:
+                if prefix.record is not None:
+                    emit(pb.SolveResponse(turn=record_to_proto(prefix.record, image_inline)))
+
+            trajectory = await solve(
+                stepper,
+                example,
+                trajectory_id=f"solve/{example.example_id}",
+                seed_path=(request.seed, "solve"),
+                on_turn=on_turn,
+            )
+            return pb.SolveResponse(trajectory=trajectory_to_proto(trajectory, image_by_digest))
+
+        async for response in events_of(work):
+            yield response
+
+    async def Search(self, request: pb.SearchRequest, context: Any) -> AsyncIterator[pb.SearchResponse]:
+        images = iter(await self._images.resolve_all(list(request.example.images)))
+        example = example_from_proto(request.example, lambda _: next(images))
+        search = await self._tree_search(request)
+        tree = Tree(f"search/{request_id.get()}", example.example_id, request.policy)
+
+        async def work(emit: Callable[[pb.SearchResponse], None]) -> pb.SearchResponse:
+            def journal(_: dict[str, Any]) -> None:
+                progress = pb.TreeProgress(
+                    simulations=tree.simulations, rollouts=len(tree.rollouts), solved=tree.solved
+                )
+                emit(pb.SearchResponse(progress=progress))
+
+            return pb.SearchResponse(tree=tree_to_proto(await search.search(example, tree, journal)))
+
+        async for response in events_of(work):
+            yield response
+
+    async def SearchDataset(
+        self, request: pb.SearchDatasetRequest, context: Any
+    ) -> AsyncIterator[pb.SearchDatasetResponse]:
+        shards = max(1, request.shard_count)
+        if request.shard_index >= shards:
+            raise invalid("shard_index", f"less than shard_count ({shards})", request.shard_index)
+        prefix = RunLayout(self._storage, request.run_id).search(request.shard_index)
+        store = ImageStore(self._storage)
+        search = await self._tree_search(request, store)
+        limit = search.config.limit or None
+
+        def read_shard() -> list[Example]:
+            """Bytes are loaded of this shard's images only."""
+            all_examples = read_dataset(self._storage, store, request.dataset, request.split, limit, with_images=False)
+            shard = all_examples[request.shard_index :: shards]
+            return [replace(example, images=tuple(map(store.load, example.images))) for example in shard]
+
+        examples = await asyncio.to_thread(read_shard)
+
+        async def work(emit: Callable[[SearchProgress], None]) -> SearchProgress:
+            return await search_dataset(
+                examples,
+                search,
+                policy=request.policy,
+                storage=self._storage,
+                prefix=prefix,
+                on_progress=emit,
+            )
+
+        async for progress in events_of(work):
+            yield progress_to_proto(progress)
+
+    async def close(self) -> None:
+        await self._open.aclose()
+
+    async def _tree_search(
+        self, request: pb.SearchRequest | pb.SearchDatasetRequest, images: ImageStore | None = None
+    ) -> TreeSearch:
+        wired = await self._connected(request.policy)
+        return TreeSearch(
+            Stepper(wired.policy, wired.environment, task_from_proto(request.task)),
+            wired.reward,
+            search_from_proto(request.search),
+            config_from_proto(request.reward),
+            seed=request.seed,
+            images=images,
+        )
+
+    async def _connected(self, policy: str) -> Wired:
+        if policy not in self._wired:
+            self._wired[policy] = await self._open.enter_async_context(connect(self._services, policy))
+        return self._wired[policy]

@@ -1,0 +1,57 @@
+from vigorl_lib.rpc.gen.vigorl.environment.v1 import zoom_pb2 as _zoom_pb2
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class TaskSettings(_message.Message):
+    __slots__ = ("family", "mode", "prompt", "temperature", "top_p", "top_k", "max_turn_tokens", "max_tokens", "observation_text_tokens", "force_answer", "zoom")
+    FAMILY_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    TOP_P_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    MAX_TURN_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OBSERVATION_TEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    FORCE_ANSWER_FIELD_NUMBER: _ClassVar[int]
+    ZOOM_FIELD_NUMBER: _ClassVar[int]
+    family: str
+    mode: str
+    prompt: str
+    temperature: float
+    top_p: float
+    top_k: int
+    max_turn_tokens: int
+    max_tokens: int
+    observation_text_tokens: int
+    force_answer: bool
+    zoom: _zoom_pb2.ZoomConfig
+    def __init__(self, family: _Optional[str] = ..., mode: _Optional[str] = ..., prompt: _Optional[str] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., max_turn_tokens: _Optional[int] = ..., max_tokens: _Optional[int] = ..., observation_text_tokens: _Optional[int] = ..., force_answer: _Optional[bool] = ..., zoom: _Optional[_Union[_zoom_pb2.ZoomConfig, _Mapping]] = ...) -> None: ...
+
+class SearchSettings(_message.Message):
+    __slots__ = ("simulations", "children", "rollouts_per_child", "c_ucb", "max_depth", "rollout_max_steps", "dedup_radius_px", "stop_when_solved", "trees_in_flight", "limit")
+    SIMULATIONS_FIELD_NUMBER: _ClassVar[int]
+    CHILDREN_FIELD_NUMBER: _ClassVar[int]
+    ROLLOUTS_PER_CHILD_FIELD_NUMBER: _ClassVar[int]
+    C_UCB_FIELD_NUMBER: _ClassVar[int]
+    MAX_DEPTH_FIELD_NUMBER: _ClassVar[int]
+    ROLLOUT_MAX_STEPS_FIELD_NUMBER: _ClassVar[int]
+    DEDUP_RADIUS_PX_FIELD_NUMBER: _ClassVar[int]
+    STOP_WHEN_SOLVED_FIELD_NUMBER: _ClassVar[int]
+    TREES_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    simulations: int
+    children: int
+    rollouts_per_child: int
+    c_ucb: float
+    max_depth: int
+    rollout_max_steps: int
+    dedup_radius_px: float
+    stop_when_solved: bool
+    trees_in_flight: int
+    limit: int
+    def __init__(self, simulations: _Optional[int] = ..., children: _Optional[int] = ..., rollouts_per_child: _Optional[int] = ..., c_ucb: _Optional[float] = ..., max_depth: _Optional[int] = ..., rollout_max_steps: _Optional[int] = ..., dedup_radius_px: _Optional[float] = ..., stop_when_solved: _Optional[bool] = ..., trees_in_flight: _Optional[int] = ..., limit: _Optional[int] = ...) -> None: ...
