@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from typing import Any
 
 from vigorl_lib.data.datasets import read_dataset
@@ -109,10 +108,9 @@ class SearchServer(SearchServiceServicer):
         limit = search.config.limit or None
 
         def read_shard() -> list[Example]:
-            """Bytes are loaded of this shard's images only."""
+            """The search loads an image when its tree begins."""
             all_examples = read_dataset(self._storage, store, request.dataset, request.split, limit, with_images=False)
-            shard = all_examples[request.shard_index :: shards]
-            return [replace(example, images=tuple(map(store.load, example.images))) for example in shard]
+            return all_examples[request.shard_index :: shards]
 
         examples = await asyncio.to_thread(read_shard)
 

@@ -113,6 +113,7 @@ def test_weights_without_marker_or_with_other_bytes_are_not_read(tiny: LoadedMod
 def test_a_checkpoint_and_its_weights_load_from_a_bucket(
     tiny: LoadedModel,
     tiny_folder: Path,
+    tmp_path: Path,
     s3_settings: S3Settings,
     s3_storage: S3Storage,
     monkeypatch: pytest.MonkeyPatch,
@@ -130,7 +131,7 @@ def test_a_checkpoint_and_its_weights_load_from_a_bucket(
         loaded = load_model(uri).model.state_dict()
         assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.items())
     # A whole checkpoint names its tensors as the format does, a published version as the model does.
-    file = write_weights(expected, tiny_folder.parent)
+    file = write_weights(expected, tmp_path)
     s3_storage.write("weights/000001/model.safetensors", file.read_bytes())
     commit.commit(s3_storage, "weights/000001", {})
     fetched = fetch_weights(f"{s3_storage.uri}/weights/000001")

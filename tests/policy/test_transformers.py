@@ -190,6 +190,28 @@ async def test_a_bad_image_fails_its_own_request_only(policy: TransformersPolicy
     assert missing.reason == "IMAGE_NOT_CACHED"
 
 
+@pytest.mark.parametrize("spoil", ["vocabulary", "negative", "stray placeholder", "missing placeholder", "long span"])
+async def test_token_ids_that_do_not_fit_the_model_are_refused(policy: TransformersPolicy, spoil: str) -> None:
+    (good,) = policy._renderer.render(conversations()[0])
+    ids, (span,) = list(good.token_ids or ()), good.image_spans
+    if spoil == "vocabulary":
+        ids[-1] = 10**6
+    elif spoil == "negative":
+        ids[-1] = -1
+    elif spoil == "stray placeholder":
+        ids[-1] = policy._renderer.image_pad
+    elif spoil == "missing placeholder":
+        ids[span.start] = ids[-1]
+    else:
+        ids[span.start + span.length] = policy._renderer.image_pad
+        span = replace(span, length=span.length + 1)
+    bad = replace(good, token_ids=tuple(ids), image_spans=(span,))
+    for call in (policy.generate((bad,), seeds=[0], sampling=SAMPLED), policy.score((bad,))):
+        with pytest.raises(PolicyError) as caught:
+            await call
+        assert caught.value.reason == "PROMPT_INVALID"
+
+
 async def test_cancelling_frees_the_engine_at_once(policy: TransformersPolicy) -> None:
     task = asyncio.create_task(policy.generate(conversations()[0], seeds=range(16), sampling=LONG))
     await until_running(policy)

@@ -232,9 +232,9 @@ def test_values_that_mean_nothing_are_refused_by_field() -> None:
         convert.spans_from_proto(
             conversation_pb2.Tokens(ids=[1], image_spans=[conversation_pb2.ImageSpan(length=1)]), ()
         )
+    bad = environment_convert.zoom_to_proto(ZoomConfig())
+    bad.window_model_px = 0
     with pytest.raises(DataError, match="window_model_px"):
-        bad = environment_convert.zoom_to_proto(ZoomConfig())
-        bad.window_model_px = 0
         environment_convert.zoom_from_proto(bad)
     with pytest.raises(DataError, match="resize"):
         convert.resize_from_proto(geometry_pb2.ResizeRule())

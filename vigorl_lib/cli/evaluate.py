@@ -54,6 +54,6 @@ async def evaluate_policy(recipe: Recipe) -> dict[tuple[str, str], list[SampleRe
                     seed=recipe.seed,
                     max_in_flight=settings.max_in_flight,
                     keep_trajectories=settings.keep_trajectories,
-                    on_sample=lambda done, total, failed, show=progress: show(done, total, failed=failed),
+                    on_sample=progress.count,
                 )
     return cells

@@ -44,6 +44,10 @@ class Progress:
         self._last_log = now
         self._show()
 
+    def count(self, done: int, total: int, failed: int) -> None:
+        """The same, for callers that count failures, too."""
+        self(done, total, failed=failed)
+
     def _rate(self) -> float:
         done = self._last[0] - (self._first_done or 0)
         return done / max(1e-9, time.monotonic() - self._begin)

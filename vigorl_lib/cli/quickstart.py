@@ -110,7 +110,7 @@ class _Story:
     def _linearize(self) -> dict[str, float]:
         from vigorl_lib.cli.linearize import linearize_run
 
-        figures = {}
+        figures: dict[str, float] = {}
         for name, direct_share in (("zoom", 0.0), ("mix", 0.6)):
             recipe = self._recipe("search", **{"linearize.direct_share": direct_share})
             figures |= {f"{name}/{key}": value for key, value in linearize_run(recipe, name).items()}

@@ -28,7 +28,6 @@ async def search_dataset(recipe: Recipe) -> dict[str, float]:
     try:
         with Progress(f"search: {recipe.policy}") as progress:
             async for update in client.search_dataset(
-                root=recipe.root,
                 run_id=recipe.run_id,
                 dataset=recipe.dataset.name,
                 split=recipe.dataset.split,

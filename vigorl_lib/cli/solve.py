@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import click
@@ -68,9 +69,11 @@ async def _solve(
 
         client = SearchClient(target)
         try:
-            trajectory = await client.solve(
-                example, task=recipe.task, policy=recipe.policy, seed=recipe.seed, on_turn=show
-            )
+            async for event in client.solve(image, question, policy=recipe.policy, task=recipe.task, seed=recipe.seed):
+                if isinstance(event, TurnRecord):
+                    show(event)
+                else:
+                    trajectory = event
         finally:
             await client.close()
     else:
@@ -91,5 +94,5 @@ async def _solve(
     if out is not None:
         from vigorl_lib.report.draw import annotated
 
-        out.write_bytes(annotated(trajectory, image))
+        await asyncio.to_thread(out.write_bytes, annotated(trajectory, image))
         click.echo(f"picture: {out}")

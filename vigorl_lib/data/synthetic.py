@@ -1,10 +1,11 @@
-"""Synthetic visual search: seeded scenes whose small targets can be read only after a zoom.
+"""Synthetic visual search: seeded scenes whose small targets call for a zoom.
 
 A scene is a noisy picture with one coloured tile and two grey ones; each tile carries a dot, and the
 question asks for the colour of the dot on the coloured tile. Half of the targets are large, so that the
-first view shows the dot well; the dot of a small one is narrower than the pixel grid of the view can
-resolve and is legible only in a crop of the original. A `Caption` is a little window of such a picture
-with a sentence that says where the tile is; captions give a randomly initialised model its eyes.
+first view shows the dot as large as a zoom shows a small one. The dot of a small target covers about two by
+two pixels of the view, which the tiny model does not learn to read; a crop of the original shows it eight
+times as wide. A `Caption` is a picture without a question and a sentence about what can be seen in it;
+captions give a randomly initialised model its eyes.
 
 Everything follows from a seed alone. The background is a colour ramp, so that a patch's own look tells
 where it lies: a crutch for a model without pre-training, to be named wherever results are shown.

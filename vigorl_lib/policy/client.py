@@ -36,11 +36,8 @@ class PolicyClient(Client):
     """`targets` is one address or several, separated by commas; `name` may be empty for a server's only policy."""
 
     def __init__(self, targets: str, name: str = "", *, connections: Connections | None = None) -> None:
-        """Closing the client closes only connections that it opened itself."""
+        super().__init__(targets, connections=connections)
         self.name = name
-        self._own = None if connections is not None else Connections()
-        pool = connections if connections is not None else self._own
-        assert pool is not None
 
     async def generate(
         self,

@@ -13,6 +13,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from vigorl_lib.domain.trajectory import Segment
 from vigorl_lib.errors import ObjectNotFound, PolicyError
 from vigorl_lib.models.inputs import TokenSequence
@@ -38,6 +40,7 @@ class TransformersPolicy:
         self._renderer = loaded.renderer
         self._views = ViewCache(loaded.resize, max_bytes=config.view_cache_bytes)
         trained_for: int = loaded.model.config.get_text_config().max_position_embeddings
+        self._vocabulary = loaded.model.get_input_embeddings().weight.shape[0]
         self._max_context = min(config.max_context_tokens, trained_for)
         self._worker = EngineWorker(loaded, config, version=version)
 
@@ -125,19 +128,44 @@ class TransformersPolicy:
         self, prompt: Sequence[Segment], seeds: tuple[int, ...], sampling: Sampling
     ) -> tuple[tuple[Segment, ...], DecodeRequest]:
         rendered = self._renderer.render(tuple(prompt))
-        sequence = TokenSequence.of(rendered)
+        sequence = self._checked(rendered)
         room = self._room(sequence, at_least=1)
         sampling = replace(sampling, max_tokens=min(sampling.max_tokens, room))
         return rendered, DecodeRequest(sequence, seeds, sampling, self._view_all(sequence))
 
     def _prepare_score(self, prompt: Sequence[Segment]) -> tuple[tuple[Segment, ...], ScoreWork]:
         rendered = self._renderer.render(tuple(prompt))
-        sequence = TokenSequence.of(rendered)
+        sequence = self._checked(rendered)
         self._room(sequence, at_least=0)
         return rendered, ScoreWork(sequence, self._view_all(sequence))
 
     def _view_all(self, sequence: TokenSequence) -> dict[str, View]:
         return {span.image.sha256: self._views.get(span.image) for span in sequence.image_spans}
+
+    def _checked(self, rendered: tuple[Segment, ...]) -> TokenSequence:
+        """One sequence whose ids and placeholders fit this model; a caller's own ids may not, and would fail a batch.
+
+        Raises PolicyError (PROMPT_INVALID).
+        """
+        sequence = TokenSequence.of(rendered)
+        ids = np.array(sequence.token_ids, dtype=np.int64)
+        expected = np.zeros(len(ids), dtype=bool)
+        fits = True
+        for span in sequence.image_spans:
+            expected[span.start : span.start + span.length] = True
+            fits = fits and span.length == self._resize.visual_tokens(span.image.size)
+        if not fits or not np.array_equal(ids == self._renderer.image_pad, expected):
+            raise PolicyError(
+                "expected the image placeholders of the prompt's token ids where its image spans say; "
+                "were they rendered for another model?",
+                reason="PROMPT_INVALID",
+            )
+        if ids.size and (ids.min() < 0 or ids.max() >= self._vocabulary):
+            raise PolicyError(
+                f"expected token ids from 0 to {self._vocabulary - 1}, found {ids.min()} to {ids.max()}",
+                reason="PROMPT_INVALID",
+            )
+        return sequence
 
     def _room(self, sequence: TokenSequence, *, at_least: int) -> int:
         """Tokens that fit behind a prompt. Raises PolicyError (CONTEXT_OVERFLOW)."""

@@ -67,6 +67,7 @@ class TreeSearch:
         A failure of policy, environment or reward ends this tree with its reason; it is recorded, once.
         """
         try:
+            example = await self._with_images(example)
             if not tree.nodes:
                 prefix = await self.stepper.start(example, (self.seed, "search", example.example_id))
                 journal(root_record(tree, prefix))
@@ -79,6 +80,13 @@ class TreeSearch:
         except VigorlError as error:
             self._end(tree, journal, "error", f"{error.reason}: {error.message}")
         return tree
+
+    async def _with_images(self, example: Example) -> Example:
+        """The example with its images' bytes, loaded only now: a data set's images do not fit into memory."""
+        if self.images is None or all(image.data is not None for image in example.images):
+            return example
+        load = self.images.load
+        return replace(example, images=await asyncio.to_thread(lambda: tuple(map(load, example.images))))
 
     def _end(self, tree: Tree, journal: Journal, reason: str, error: str = "") -> None:
         journal(end_record(tree, reason, error))
