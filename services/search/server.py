@@ -85,7 +85,7 @@ class SearchServer(SearchServiceServicer):
         tree = Tree(f"search/{request_id.get()}", example.example_id, request.policy)
 
         async def work(emit: Callable[[pb.SearchResponse], None]) -> pb.SearchResponse:
-            def journal(_: dict[str, Any]) -> None:
+            async def journal(_: dict[str, Any]) -> None:
                 progress = pb.TreeProgress(
                     simulations=tree.simulations, rollouts=len(tree.rollouts), solved=tree.solved
                 )

@@ -51,9 +51,10 @@ def test_a_folder_without_checkpoint_is_named_in_one_line(tmp_path: Path) -> Non
     assert "\n" not in caught.value.message
 
 
-def test_another_architecture_is_refused_by_name(copy: Path) -> None:
-    edit_json(copy / "config.json", model_type="llama")
-    with pytest.raises(PolicyError, match="'llama'") as caught:
+@pytest.mark.parametrize("change", [{"model_type": "llama"}, {"architectures": ["Qwen2_5_VLModel"]}])
+def test_another_architecture_is_refused_by_name(copy: Path, change: dict[str, object]) -> None:
+    edit_json(copy / "config.json", **change)
+    with pytest.raises(PolicyError, match=r"llama|Qwen2_5_VLModel") as caught:
         load_model(str(copy))
     assert caught.value.reason == "CHECKPOINT_UNSUPPORTED"
 

@@ -44,7 +44,7 @@ def trainer(recipe: Path, command: str, *options: str, processes: int = 1) -> su
     module = ["-m", "vigorl_services.trainer", command, "--recipe", str(recipe), *options]
     launch: Sequence[str] = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
     rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
-    command_line = [sys.executable, *(([*launch, *rendezvous] if processes > 1 else [])), *module]
+    command_line = [sys.executable, *([*launch, *rendezvous] if processes > 1 else []), *module]
     return subprocess.Popen(command_line, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 

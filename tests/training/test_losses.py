@@ -75,9 +75,7 @@ def test_kl_is_zero_at_the_reference_and_added_by_its_coefficient() -> None:
     logprobs, reference = torch.tensor([-1.0, -1.0]), torch.tensor([-1.0, -2.0])
     # d = reference - policy = -1: exp(-1) + 1 - 1.
     assert kl_k3(logprobs, reference).tolist() == pytest.approx([0.0, math.exp(-1.0)])
-    result = policy_loss(
-        logprobs, logprobs, torch.zeros(2), clip=CLIP, normaliser=2, reference=reference, kl_coef=0.1
-    )
+    result = policy_loss(logprobs, logprobs, torch.zeros(2), clip=CLIP, normaliser=2, reference=reference, kl_coef=0.1)
     assert float(result.loss) == pytest.approx(0.1 * math.exp(-1.0) / 2)
 
 

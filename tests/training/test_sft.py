@@ -52,7 +52,9 @@ def test_a_killed_run_continues_with_the_same_losses(storage: Storage) -> None:
     recipe = write_recipe(storage, sft=sft_values(steps=40), seed=3)
     layout = RunLayout(storage, "run/sft")
     process = trainer(recipe, "sft")
-    wait_for(lambda: bool(checkpoint_steps(layout)) and len(read_metrics(layout)) > checkpoint_steps(layout)[-1], process)
+    wait_for(
+        lambda: bool(checkpoint_steps(layout)) and len(read_metrics(layout)) > checkpoint_steps(layout)[-1], process
+    )
     process.kill()
     process.wait()
     assert 4 <= len(losses(storage, "run/sft")) < 40
@@ -70,9 +72,7 @@ def test_two_processes_give_the_losses_of_one(storage: Storage, zero_stage: int)
     assert trainer(recipe, "sft", processes=2).wait(DEADLINE_S) == 0
     train(storage, "alone", steps=5, engine=engine)
     assert losses(storage, "run/sft") == pytest.approx(losses(storage, "alone"), abs=1e-4)
-    norms = [
-        [record["grad_norm"] for record in read_metrics(RunLayout(storage, run))] for run in ("run/sft", "alone")
-    ]
+    norms = [[record["grad_norm"] for record in read_metrics(RunLayout(storage, run))] for run in ("run/sft", "alone")]
     assert norms[0] == pytest.approx(norms[1], rel=1e-3)
 
 

@@ -22,7 +22,7 @@ def linearize_run(recipe: Recipe, out: str) -> dict[str, float]:
     """Write `chains/<out>-train.parquet`, `-validation.parquet` and `<out>.json` of the recipe's run."""
     from vigorl_lib.data.chains import write_chains
     from vigorl_lib.prompts import load_prompt
-    from vigorl_lib.search.coordinator import read_trees
+    from vigorl_lib.search.journal import read_trees
     from vigorl_lib.search.linearize import linearize as make_chains
     from vigorl_lib.storage.base import open_storage
     from vigorl_lib.storage.layout import RunLayout

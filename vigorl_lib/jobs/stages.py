@@ -49,6 +49,12 @@ class StageRunner:
         return record
 
 
+def read_stages(storage: Storage, prefix: str) -> list[StageRecord]:
+    """Records of the stages that are done, in the order of their names."""
+    keys = [key for key in storage.list(f"{prefix}/stages/") if key.endswith(".json")]
+    return [StageRecord(**json.loads(storage.read(key))) for key in keys]
+
+
 def _cpu_seconds() -> float:
     own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime

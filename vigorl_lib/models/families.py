@@ -54,4 +54,12 @@ def family_of(config: Mapping[str, Any]) -> Family:
             reason="CHECKPOINT_UNSUPPORTED",
             model_type=model_type,
         )
+    # A part of the model, or one with another head, has the same model_type.
+    found = config.get("architectures") or [family.architecture]
+    if family.architecture not in found:
+        raise PolicyError(
+            f"expected a checkpoint of {family.architecture}, found {', '.join(map(str, found))}",
+            reason="CHECKPOINT_UNSUPPORTED",
+            model_type=model_type,
+        )
     return family

@@ -39,8 +39,9 @@ class TransformersPolicy:
         self._resize = loaded.resize
         self._renderer = loaded.renderer
         self._views = ViewCache(loaded.resize, max_bytes=config.view_cache_bytes)
-        trained_for: int = loaded.model.config.get_text_config().max_position_embeddings
-        self._vocabulary = loaded.model.get_input_embeddings().weight.shape[0]
+        text_config = loaded.model.config.get_text_config()
+        self._vocabulary: int = text_config.vocab_size
+        trained_for: int = text_config.max_position_embeddings
         self._max_context = min(config.max_context_tokens, trained_for)
         self._worker = EngineWorker(loaded, config, version=version)
 

@@ -151,6 +151,7 @@ class EngineWorker:
                 self._generate(generations)
             if scores := [work for work in batch if isinstance(work, ScoreWork)]:
                 self._score(scores)
+            # Those that were cancelled or failed have not been counted down.
             self._running = 0
         for work in (*self._queue, *self._loads):
             _fail(work.future, self._closed())
@@ -185,6 +186,7 @@ class EngineWorker:
 
         def finished(index: int, rows: list[Row]) -> None:
             completions = tuple(self._completion(row, version) for row in rows)
+            self._running -= len(rows)
             _resolve(batch[index].future, GenerateResult(completions, started, time.monotonic()))
 
         try:
@@ -204,6 +206,7 @@ class EngineWorker:
             self._fail_all(batch, error)
             return
         for work, logprobs in zip(batch, results, strict=True):
+            self._running -= 1
             _resolve(work.future, logprobs)
 
     def _completion(self, row: Row, version: int) -> Completion:

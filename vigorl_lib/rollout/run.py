@@ -40,7 +40,7 @@ async def run_to_end(
             stop = StopReason.MAX_TURNS
             break
         try:
-            (prefix,) = await stepper.step(prefix, 1)
+            (prefix,) = await stepper.step(prefix, 1, last=steps + 1 == max_steps)
         except StepError as failure:
             stop, error = failure.stop, f"{failure.reason}: {failure.message}"
             break

@@ -99,14 +99,15 @@ class Stepper:
         )
         return Prefix(None, (Segment(Origin.PROMPT, messages),), None, episode.state, seed_path)
 
-    async def step(self, prefix: Prefix, n: int) -> list[Prefix]:
+    async def step(self, prefix: Prefix, n: int, *, last: bool = False) -> list[Prefix]:
         """n successors of an unfinished prefix, in the order of their seeds. Raises StepError.
 
         The successors' parent is `prefix` with its segments rendered, so that nothing is tokenised twice.
+        `last` says that the caller permits no turn after this one, so a task that forces an answer does it now.
         """
         if prefix.stop is not None:
             raise ValueError(f"a finished prefix ({prefix.stop}) has no successors")
-        forced = self._forced(prefix)
+        forced = self._forced(prefix, last)
         prompt = (*prefix.segments, *forced)
         used = _tokens_after_prompt(prompt)
         seeds = [derive_seed(*prefix.seed_path, index) for index in range(n)]
@@ -130,9 +131,9 @@ class Stepper:
             )
         )
 
-    def _forced(self, prefix: Prefix) -> tuple[Segment, ...]:
+    def _forced(self, prefix: Prefix, last: bool) -> tuple[Segment, ...]:
         """The prefilled answer tag, on the last permitted turn of a task that forces it."""
-        if self.task.force_answer and prefix.depth + 1 >= self.task.zoom.max_turns:
+        if self.task.force_answer and (last or prefix.depth + 1 >= self.task.zoom.max_turns):
             return (Segment(Origin.FORCED, (Message(Role.ASSISTANT, (FORCED_ANSWER_PREFIX,)),)),)
         return ()
 

@@ -7,19 +7,21 @@ its last journalled simulation. A tree that fails is recorded with its reason an
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 
-from vigorl_lib.data.fields import Fields
 from vigorl_lib.domain.example import Example
 from vigorl_lib.rollout.run import rollout_many
+from vigorl_lib.search.journal import Record, read_trees
 from vigorl_lib.search.mcts import TreeSearch
 from vigorl_lib.search.tree import Tree
 from vigorl_lib.storage.base import Storage
 from vigorl_lib.storage.images import ImageStore
-from vigorl_lib.storage.segments import SegmentWriter, read_segments
+from vigorl_lib.storage.segments import SegmentWriter
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,43 +45,61 @@ async def search_dataset(
     prefix: str,
     on_progress: Callable[[SearchProgress], None],
 ) -> SearchProgress:
-    """Search every example that the journal under `prefix` does not hold finished."""
+    """Search every example that the journal under `prefix` does not hold finished; progress after each tree."""
     begin = time.monotonic()
+    # The writer first: it closes what a killed process left open.
+    writer = await asyncio.to_thread(SegmentWriter, storage, prefix)
+    standing = await asyncio.to_thread(_standing, storage, prefix)
+    here = [standing.ended[e.example_id] for e in examples if e.example_id in standing.ended]
+    done = resumed = len(here)
+    failed, solved = sum(tree.failed for tree in here), sum(tree.solved for tree in here)
+
+    async def journal(record: Record) -> None:
+        await asyncio.to_thread(writer.append, record)
+
+    def tree_of(example: Example) -> Tree:
+        begun = standing.begun.get(example.example_id)
+        return begun or Tree(f"{prefix}/{example.example_id}", example.example_id, policy)
+
+    jobs = (
+        partial(search.search, example, tree_of(example), journal)
+        for example in examples
+        if example.example_id not in standing.ended
+    )
+    try:
+        async with aclosing(rollout_many(jobs, max_in_flight=search.config.trees_in_flight)) as finished:
+            async for tree in finished:
+                done, failed, solved = done + 1, failed + bool(tree.error), solved + tree.solved
+                on_progress(SearchProgress(done, len(examples), failed, solved, resumed, time.monotonic() - begin))
+    finally:
+        await asyncio.to_thread(writer.close)
+    return SearchProgress(done, len(examples), failed, solved, resumed, time.monotonic() - begin)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    failed: bool
+    solved: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """What the journal holds, by example id; of finished trees no more than how they ended."""
+
+    ended: dict[str, _Ended]
+    begun: dict[str, Tree]
+
+
+def _standing(storage: Storage, prefix: str) -> _Standing:
+    ended: dict[str, _Ended] = {}
+    begun: set[str] = set()
+    for tree in read_trees(storage, prefix):
+        if tree.end:
+            ended[tree.example_id] = _Ended(bool(tree.error), tree.solved)
+        else:
+            begun.add(tree.tree_id)
+    if not begun:
+        return _Standing(ended, {})
+    # Only a tree that goes on needs its pictures.
     images = ImageStore(storage)
-    trees = {tree.example_id: tree for tree in read_trees(storage, prefix, images)}
-    finished = [trees[e.example_id] for e in examples if e.example_id in trees and trees[e.example_id].end]
-    failed, solved = sum(bool(t.error) for t in finished), sum(t.solved for t in finished)
-    resumed = done = len(finished)
-    skip = {tree.example_id for tree in finished}
-
-    def progress() -> SearchProgress:
-        return SearchProgress(done, len(examples), failed, solved, resumed, time.monotonic() - begin)
-
-    with SegmentWriter(storage, prefix) as writer:
-        jobs = (
-            partial(
-                search.search,
-                example,
-                trees.get(example.example_id) or Tree(f"{prefix}/{example.example_id}", example.example_id, policy),
-                writer.append,
-            )
-            for example in examples
-            if example.example_id not in skip
-        )
-        async for tree in rollout_many(jobs, max_in_flight=search.config.trees_in_flight):
-            done, failed, solved = done + 1, failed + bool(tree.error), solved + tree.solved
-            on_progress(progress())
-    return progress()
-
-
-def read_trees(storage: Storage, prefix: str, images: ImageStore | None = None) -> Iterator[Tree]:
-    """Trees of a journal in the order in which they were begun, unfinished ones included."""
-    trees: dict[str, Tree] = {}
-    for record in read_segments(storage, prefix):
-        fields = Fields(record, prefix)
-        name = fields.text("tree")
-        if fields.text("kind") == "root":
-            trees[name] = Tree(name, fields.text("example_id"), fields.text("policy"))
-        if name in trees:
-            trees[name].replay(record, images)
-    yield from trees.values()
+    return _Standing(ended, {t.example_id: t for t in read_trees(storage, prefix, images, only=begun)})

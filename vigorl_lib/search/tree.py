@@ -1,37 +1,17 @@
-"""A search tree and its journal: nodes, statistics, and the records that rebuild them.
+"""A search tree: nodes, their statistics, and the rule that says where to search next.
 
-A tree changes only by `Tree.open` and `Tree.simulate`, in a live search as in one that is replayed
-from its journal, so a tree that was interrupted equals one that was not. Nodes hold prefixes, ready
-to be continued; rollouts are kept as trajectories without token ids, since whoever learns from them
-tokenises once, with its own tokenizer.
-
-Records (version 1): `root` opens a tree; `simulation` adds the children of one node with their
-rollouts and values; `end` says why the search stopped.
+A tree changes only by `Tree.open` and `Tree.simulate`, in a live search as in one that is rebuilt from
+its journal (`vigorl_lib.search.journal`), so a tree that was interrupted equals one that was not. Nodes
+hold prefixes, ready to be continued; rollouts are kept as trajectories without token ids, since whoever
+learns from them tokenises once, with its own tokenizer.
 """
 
 from __future__ import annotations
 
-import base64
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from vigorl_lib.data.fields import Fields
-from vigorl_lib.data.trajectory_records import (
-    ImageTable,
-    read_images,
-    read_segment,
-    read_turn_record,
-    record_to_trajectory,
-    trajectory_to_record,
-    write_images,
-    write_segment,
-    write_turn_record,
-)
-from vigorl_lib.domain.trajectory import Prefix, Segment, StopReason, Trajectory
-from vigorl_lib.storage.images import ImageStore
-
-VERSION = 1
+from vigorl_lib.domain.trajectory import Prefix, Segment, Trajectory
 
 
 @dataclass(slots=True, eq=False)
@@ -45,7 +25,9 @@ class Node:
     visit_count: int = 0
     value: float = 0.0
     exhausted: bool = False
-    """An expansion gave no usable child; it is not selected again."""
+    """An expansion gave no usable child, or a final turn could not be scored; it is not selected again."""
+    error: str = ""
+    """Why the policy or the environment refused to expand it."""
 
     @property
     def terminal(self) -> bool:
@@ -54,9 +36,9 @@ class Node:
     @property
     def selectable(self) -> bool:
         """Whether a simulation that reaches this node can still find something to do."""
-        if self.terminal:
-            return True
-        return not self.exhausted and (not self.children or any(child.selectable for child in self.children))
+        if self.exhausted or self.terminal:
+            return not self.exhausted
+        return not self.children or any(child.selectable for child in self.children)
 
     def path(self) -> list[Node]:
         """From the root to this node."""
@@ -75,16 +57,21 @@ class Node:
 
 @dataclass(slots=True)
 class Rollout:
-    """A scored trajectory that ran through node `node`; `value` is what was propagated."""
+    """A trajectory that ran through node `node`; `value` is what was propagated."""
 
     node: int
     trajectory: Trajectory
     value: float
 
+    @property
+    def failed(self) -> bool:
+        """It broke off, or could not be scored: it says nothing about its node and is not propagated."""
+        return bool(self.trajectory.error) or self.trajectory.stop.is_error
+
 
 @dataclass(slots=True)
 class Tree:
-    """The search for one example. `end` is empty while it is unfinished."""
+    """The search for one example. `end` is empty while it is unfinished; `error` says what went wrong."""
 
     tree_id: str
     example_id: str
@@ -94,6 +81,8 @@ class Tree:
     simulations: int = 0
     end: str = ""
     error: str = ""
+    head: str = ""
+    """Id of the journal record that led to this state."""
 
     @property
     def root(self) -> Node:
@@ -107,7 +96,7 @@ class Tree:
         """Set the root."""
         self.nodes.append(Node(0, prefix, None))
 
-    def simulate(self, leaf: Node, children: list[Prefix], rollouts: list[Rollout]) -> None:
+    def simulate(self, leaf: Node, children: list[Prefix], rollouts: list[Rollout], error: str = "") -> None:
         """Add one simulation: the children of `leaf`, their scored rollouts, and what follows for the statistics."""
         self.simulations += 1
         for prefix in children:
@@ -117,101 +106,37 @@ class Tree:
         if leaf.terminal:
             leaf.back_propagate(leaf.value)
         elif not children:
-            leaf.exhausted = True
+            leaf.exhausted, leaf.error = True, error
         for rollout in rollouts:
             self.rollouts.append(rollout)
-            self.nodes[rollout.node].back_propagate(rollout.value)
-
-    def replay(self, record: dict[str, Any], images: ImageStore | None = None) -> None:
-        """Apply one journal record of this tree."""
-        fields = Fields(record, f"tree {self.tree_id}")
-        match fields.text("kind"):
-            case "root":
-                self.open(_read_prefix(fields.nested("node"), None, read_images(fields, images)))
-            case "simulation":
-                leaf, table = self.nodes[fields.integer("leaf")], read_images(fields, images)
-                children = [_read_prefix(child, leaf.prefix, table) for child in fields.objects("children")]
-                rollouts = [_read_rollout(rollout, images, self.tree_id) for rollout in fields.objects("rollouts")]
-                self.simulate(leaf, children, rollouts)
-            case "end":
-                self.end, self.error = fields.text("reason"), fields.text("error", "")
-
-
-def _read_prefix(fields: Fields, parent: Prefix | None, table: ImageTable) -> Prefix:
-    return Prefix(
-        parent=parent,
-        new_segments=tuple(read_segment(part, table) for part in fields.objects("segments")),
-        record=read_turn_record(fields.nested("turn"), table) if "turn" in fields else None,
-        state=base64.b64decode(fields.text("state")),
-        seed_path=tuple(fields.items("seed_path")),
-        stop=StopReason(fields.text("stop")) if "stop" in fields else None,
-        depth=parent.depth + 1 if parent else 0,
-    )
-
-
-def _read_rollout(fields: Fields, images: ImageStore | None, where: str) -> Rollout:
-    trajectory = record_to_trajectory(fields.nested("trajectory").values, images, where=where)
-    return Rollout(fields.integer("node"), trajectory, fields.number("value"))
+            node = self.nodes[rollout.node]
+            if not rollout.failed:
+                node.back_propagate(rollout.value)
+            elif node.terminal:
+                node.exhausted = True
 
 
 def select(root: Node, c_ucb: float) -> Node:
-    """The node that the next simulation works on.
+    """The node that the next simulation works on; the root must be selectable.
 
-    Descends to the child with the largest Q + c·sqrt(ln(N_parent + 1) / (N_child + 1)), ties to the
-    first, and stops at a node without children, at a terminal one, or above a child never visited
-    (UCB1 with the reference's smoothing).
+    Descends to the selectable child with the largest Q + c·sqrt(ln(N_parent + 1) / (N_child + 1)), ties to
+    the first, until a node is terminal or has no children (UCB1 with the reference's smoothing).
     """
     node = root
     while not node.terminal and node.children:
-        open_children = [child for child in node.children if child.selectable]
         log_visits = math.log(node.visit_count + 1)
 
         def score(child: Node, log_visits: float = log_visits) -> float:
             return child.value + c_ucb * math.sqrt(log_visits / (child.visit_count + 1))
 
-        node = max(open_children, key=score)
+        node = max((child for child in node.children if child.selectable), key=score)
     return node
 
 
-def root_record(tree: Tree, prefix: Prefix) -> dict[str, Any]:
-    table: ImageTable = {}
-    node = node_record(prefix, table)
-    return _record(tree, "root", node=node, example_id=tree.example_id, policy=tree.policy, images=write_images(table))
-
-
-def simulation_record(tree: Tree, leaf: Node, children: list[Prefix], rollouts: list[Rollout]) -> dict[str, Any]:
-    """A rollout names its node by the index that it has once the children are added."""
-    table: ImageTable = {}
-    written = [node_record(child, table) for child in children]
-    scored = [{"node": r.node, "value": r.value, "trajectory": trajectory_to_record(r.trajectory)} for r in rollouts]
-    return _record(tree, "simulation", leaf=leaf.index, children=written, rollouts=scored, images=write_images(table))
-
-
-def end_record(tree: Tree, reason: str, error: str = "") -> dict[str, Any]:
-    return _record(tree, "end", reason=reason, error=error)
-
-
-def _record(tree: Tree, kind: str, **rest: Any) -> dict[str, Any]:
-    return {"version": VERSION, "kind": kind, "tree": tree.tree_id, **rest}
-
-
-def node_record(prefix: Prefix, table: ImageTable) -> dict[str, Any]:
-    record: dict[str, Any] = {
-        "segments": [write_segment(segment, table) for segment in prefix.new_segments],
-        "state": base64.b64encode(prefix.state).decode(),
-        "seed_path": list(prefix.seed_path),
-    }
-    if prefix.record is not None:
-        record["turn"] = write_turn_record(prefix.record, table)
-    if prefix.stop is not None:
-        record["stop"] = prefix.stop.value
-    return record
-
-
 def without_tokens(trajectory: Trajectory) -> Trajectory:
-    """The same conversation as text alone."""
+    """The same conversation as text alone, and without its duration, so that equal searches write equal bytes."""
 
     def bare(segment: Segment) -> Segment:
         return Segment(segment.origin, segment.messages, policy_version=segment.policy_version)
 
-    return replace(trajectory, segments=tuple(bare(segment) for segment in trajectory.segments))
+    return replace(trajectory, segments=tuple(bare(segment) for segment in trajectory.segments), seconds=0.0)

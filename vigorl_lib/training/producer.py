@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.02
 MAX_POLL_S = 1.0
+ATTEMPTS = 3
+"""How often a rollout is tried while services fail."""
 
 
 class Producer:
@@ -144,14 +146,27 @@ class Producer:
         return Group(position, example.example_id, tuple(scored))
 
     async def _rollout(self, stepper: Stepper, example: Example, position: int, index: int) -> Trajectory | None:
-        """One rollout, None if its episode could not even be opened."""
+        """One rollout, None if its episode could not even be opened.
+
+        One that failed at a service is done again once the policy is there; its seeds are the same.
+        """
         name = f"{self._layout.run_id}/{example.example_id}/{position}-{index}"
+        trajectory: Trajectory | None = None
         async with self._slots:
-            try:
-                return await solve(stepper, example, trajectory_id=name, seed_path=(self._seed, position, index))
-            except StepError as error:
-                log.warning("%s could not begin: %s", name, error)
-                return None
+            for attempt in range(ATTEMPTS):
+                if attempt:
+                    await self._policy_at(stepper.min_policy_version)
+                try:
+                    trajectory = await solve(
+                        stepper, example, trajectory_id=name, seed_path=(self._seed, position, index)
+                    )
+                except StepError as error:
+                    log.warning("%s could not begin: %s", name, error)
+                    continue
+                if not trajectory.stop.is_error:
+                    break
+                log.warning("%s failed: %s", name, trajectory.error)
+        return trajectory
 
     async def _policy_at(self, version: int) -> None:
         """Return once the policy holds at least `version`, and tell it when storage has a newer one than it holds."""

@@ -1,4 +1,4 @@
-"""The tiny model, built once for all tests of this room."""
+"""The tiny model, built once for all tests."""
 
 from __future__ import annotations
 

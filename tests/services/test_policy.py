@@ -1,0 +1,63 @@
+"""The policy service over the real engines: the same tokens as in process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.services.conftest import DATASET, serving
+from vigorl_lib.domain.example import Example
+from vigorl_lib.domain.trajectory import Message, Origin, Role, Segment
+from vigorl_lib.errors import PolicyError
+from vigorl_lib.policy.base import Sampling
+from vigorl_lib.policy.client import PolicyClient
+from vigorl_lib.policy.config import PolicyConfig, ScriptedConfig
+from vigorl_lib.policy.engines import open_policy
+from vigorl_services.policy.__main__ import PolicyServiceConfig, build
+
+
+def question_of(example: Example) -> tuple[Segment, ...]:
+    messages = (
+        Message(Role.SYSTEM, ("Answer the question.",)),
+        Message(Role.USER, (*example.images, f"\n{example.question}")),
+    )
+    return (Segment(Origin.PROMPT, messages),)
+
+
+async def test_the_tiny_model_says_the_same_through_grpc(tiny_folder: Path, examples: list[Example]) -> None:
+    config = PolicyConfig(name="student", model=str(tiny_folder), max_context_tokens=100)
+    prompt, sampling = question_of(examples[0]), Sampling(max_tokens=6)
+    local = open_policy(config)
+    here = await local.generate(prompt, seeds=[1, 2], sampling=sampling)
+    async with serving(build, PolicyServiceConfig(policy=config)) as address:
+        client = PolicyClient(address, "student")
+        there = await client.generate(prompt, seeds=[1, 2], sampling=sampling)
+        assert there.prompt == here.prompt
+        assert [c.token_ids for c in there.completions] == [c.token_ids for c in here.completions]
+        assert [c.text for c in there.completions] == [c.text for c in here.completions]
+        assert there.policy == here.policy
+        scored = await client.score(there.prompt)
+        assert scored[0].logprobs == pytest.approx((await local.score(here.prompt))[0].logprobs, abs=1e-5)
+        with pytest.raises(PolicyError) as too_long:
+            await client.generate((*prompt, *prompt, *prompt, *prompt), seeds=[1], sampling=sampling)
+        with pytest.raises(PolicyError) as not_ours:
+            await client.update_weights(version=1, uri="nowhere", run_id="r")
+        assert (too_long.value.reason, not_ours.value.reason) == ("CONTEXT_OVERFLOW", "NOT_TRAINABLE")
+        await client.close()
+    await local.close()
+
+
+async def test_the_scripted_teacher_says_that_it_is_one(tiny_folder: Path, root: Path, examples: list[Example]) -> None:
+    config = PolicyConfig(
+        name="scripted-teacher",
+        engine="scripted",
+        model=str(tiny_folder),
+        scripted=ScriptedConfig(root=str(root), dataset=DATASET),
+    )
+    async with serving(build, PolicyServiceConfig(policy=config)) as address:
+        client = PolicyClient(address, "scripted-teacher")
+        generation = await client.generate(question_of(examples[0]), seeds=[1, 2, 3], sampling=Sampling())
+        assert generation.policy.scripted
+        assert all("<think>" in completion.text for completion in generation.completions)
+        await client.close()

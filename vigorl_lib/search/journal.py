@@ -1,0 +1,156 @@
+"""The journal of a search: one record per event of a tree, from which the tree is rebuilt without asking a policy.
+
+Records (version 1): `root` opens a tree; `simulation` adds the children of one node with their rollouts
+and values; `end` says why the search stopped. Each has an `id` made from its content, and `previous`, the id
+of the record that its tree had reached. A reader follows that chain, so of two writers that went on with
+the same tree (a pod that was given up and came back) the one that is read first counts, whole. Where records lie is
+`vigorl_lib.storage.segments`'s concern.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from vigorl_lib.data.fields import Fields
+from vigorl_lib.data.records import check_version
+from vigorl_lib.data.trajectory_records import (
+    ImageTable,
+    read_images,
+    read_segment,
+    read_turn_record,
+    record_to_trajectory,
+    trajectory_to_record,
+    write_images,
+    write_segment,
+    write_turn_record,
+)
+from vigorl_lib.domain.trajectory import Prefix, StopReason
+from vigorl_lib.search.tree import Node, Rollout, Tree
+from vigorl_lib.storage.base import Storage
+from vigorl_lib.storage.images import ImageStore
+from vigorl_lib.storage.segments import read_segments
+
+VERSION = 1
+Record = dict[str, Any]
+
+logger = logging.getLogger(__name__)
+
+
+def root_record(tree: Tree, prefix: Prefix) -> Record:
+    table: ImageTable = {}
+    node = _write_prefix(prefix, table)
+    return _record(tree, "root", example_id=tree.example_id, policy=tree.policy, node=node, images=write_images(table))
+
+
+def simulation_record(
+    tree: Tree, leaf: Node, children: Sequence[Prefix], rollouts: Sequence[Rollout], error: str = ""
+) -> Record:
+    """A rollout names its node by the index that it has once the children are added."""
+    table: ImageTable = {}
+    written = [_write_prefix(child, table) for child in children]
+    scored = [{"node": r.node, "value": r.value, "trajectory": trajectory_to_record(r.trajectory)} for r in rollouts]
+    failure = {"error": error} if error else {}
+    return _record(
+        tree, "simulation", leaf=leaf.index, children=written, rollouts=scored, images=write_images(table), **failure
+    )
+
+
+def end_record(tree: Tree, reason: str, error: str = "") -> Record:
+    return _record(tree, "end", reason=reason, error=error)
+
+
+def read_trees(
+    storage: Storage, prefix: str, images: ImageStore | None = None, *, only: Collection[str] | None = None
+) -> Iterator[Tree]:
+    """Finished trees in the order of their ends, then the unfinished ones; none is held once it was given out.
+
+    `only` names the trees to read; with `images` their pictures have bytes, as a search needs that goes on.
+    Raises DataError (RECORD_INVALID, RECORD_TOO_NEW), CorruptObject.
+    """
+    unfinished: dict[str, Tree] = {}
+    finished: set[str] = set()
+    duplicates = 0
+    for record in read_segments(storage, prefix):
+        fields = Fields(record, prefix)
+        check_version(fields, VERSION)
+        name = fields.text("tree")
+        if only is not None and name not in only:
+            continue
+        if name not in unfinished and name not in finished and fields.text("kind") == "root":
+            unfinished[name] = Tree(name, fields.text("example_id"), fields.text("policy"))
+        tree = unfinished.get(name)
+        if tree is None or fields.text("previous") != tree.head:
+            duplicates += 1
+            continue
+        _apply(tree, fields, images)
+        if tree.end:
+            finished.add(name)
+            yield unfinished.pop(name)
+    if duplicates:
+        logger.warning("%s: %d records of trees that another writer was ahead with were skipped", prefix, duplicates)
+    yield from unfinished.values()
+
+
+def _apply(tree: Tree, fields: Fields, images: ImageStore | None) -> None:
+    match fields.text("kind"):
+        case "root":
+            tree.open(_read_prefix(fields.nested("node"), None, read_images(fields, images)))
+        case "simulation":
+            index, table = fields.integer("leaf"), read_images(fields, images)
+            if not 0 <= index < len(tree.nodes):
+                raise fields.error(f"leaf: expected one of {len(tree.nodes)} nodes, found {index}")
+            leaf = tree.nodes[index]
+            children = [_read_prefix(child, leaf.prefix, table) for child in fields.objects("children")]
+            nodes = len(tree.nodes) + len(children)
+            rollouts = [_read_rollout(rollout, nodes, images) for rollout in fields.objects("rollouts")]
+            tree.simulate(leaf, children, rollouts, fields.text("error", ""))
+        case "end":
+            tree.end, tree.error = fields.text("reason"), fields.text("error", "")
+        case other:
+            raise fields.error(f"kind: expected root, simulation or end, found {other!r}")
+    tree.head = fields.text("id")
+
+
+def _record(tree: Tree, kind: str, **rest: Any) -> Record:
+    record = {"version": VERSION, "kind": kind, "tree": tree.tree_id, "previous": tree.head, **rest}
+    text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+    return record | {"id": hashlib.sha256(text.encode()).hexdigest()[:16]}
+
+
+def _write_prefix(prefix: Prefix, table: ImageTable) -> Record:
+    """A prefix without its past."""
+    record: Record = {
+        "segments": [write_segment(segment, table) for segment in prefix.new_segments],
+        "state": base64.b64encode(prefix.state).decode(),
+        "seed_path": list(prefix.seed_path),
+    }
+    if prefix.record is not None:
+        record["turn"] = write_turn_record(prefix.record, table)
+    if prefix.stop is not None:
+        record["stop"] = prefix.stop.value
+    return record
+
+
+def _read_prefix(fields: Fields, parent: Prefix | None, table: ImageTable) -> Prefix:
+    return Prefix(
+        parent=parent,
+        new_segments=tuple(read_segment(part, table) for part in fields.objects("segments")),
+        record=read_turn_record(fields.nested("turn"), table) if "turn" in fields else None,
+        state=base64.b64decode(fields.text("state")),
+        seed_path=tuple(fields.items("seed_path")),
+        stop=StopReason(fields.text("stop")) if "stop" in fields else None,
+        depth=parent.depth + 1 if parent else 0,
+    )
+
+
+def _read_rollout(fields: Fields, nodes: int, images: ImageStore | None) -> Rollout:
+    node = fields.integer("node")
+    if not 0 <= node < nodes:
+        raise fields.error(f"node: expected one of {nodes} nodes, found {node}")
+    trajectory = record_to_trajectory(fields.nested("trajectory").values, images, where=fields.where)
+    return Rollout(node, trajectory, fields.number("value"))
