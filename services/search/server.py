@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 from vigorl_lib.data.datasets import read_dataset
@@ -75,8 +75,9 @@ class SearchServer(SearchServiceServicer):
             )
             return pb.SolveResponse(trajectory=trajectory_to_proto(trajectory, image_by_digest))
 
-        async for response in events_of(work):
-            yield response
+        async with aclosing(events_of(work)) as responses:
+            async for response in responses:
+                yield response
 
     async def Search(self, request: pb.SearchRequest, context: Any) -> AsyncIterator[pb.SearchResponse]:
         images = iter(await self._images.resolve_all(list(request.example.images)))
@@ -93,8 +94,9 @@ class SearchServer(SearchServiceServicer):
 
             return pb.SearchResponse(tree=tree_to_proto(await search.search(example, tree, journal)))
 
-        async for response in events_of(work):
-            yield response
+        async with aclosing(events_of(work)) as responses:
+            async for response in responses:
+                yield response
 
     async def SearchDataset(
         self, request: pb.SearchDatasetRequest, context: Any
@@ -124,8 +126,9 @@ class SearchServer(SearchServiceServicer):
                 on_progress=emit,
             )
 
-        async for progress in events_of(work):
-            yield progress_to_proto(progress)
+        async with aclosing(events_of(work)) as steps:
+            async for progress in steps:
+                yield progress_to_proto(progress)
 
     async def close(self) -> None:
         await self._open.aclose()

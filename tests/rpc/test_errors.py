@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from google.rpc.error_details_pb2 import RetryInfo
 from grpc import StatusCode
@@ -44,13 +47,15 @@ TABLE = [
     (PolicyError("m", reason="WRONG_RUN"), StatusCode.PERMISSION_DENIED),
     (PolicyError("m", reason="OVERLOADED", infrastructure=True), StatusCode.RESOURCE_EXHAUSTED),
     (PolicyError("m", reason="ENGINE_FAILED", infrastructure=True), StatusCode.UNAVAILABLE),
-    (PolicyError("m", reason="VERSION_CONFLICT"), StatusCode.ABORTED),
+    (PolicyError("m", reason="WEIGHTS_OLDER"), StatusCode.ABORTED),
     (EpisodeError("m", reason="STATE_INVALID"), StatusCode.INVALID_ARGUMENT),
     (EpisodeError("m", reason="IMAGE_NOT_CACHED"), StatusCode.FAILED_PRECONDITION),
     (EpisodeError("m", reason="IMAGE_URI_FORBIDDEN"), StatusCode.PERMISSION_DENIED),
     (RewardError("m", reason="JUDGE_FAILED", infrastructure=True), StatusCode.UNAVAILABLE),
     (RewardError("m", reason="TRUTH_INCOMPLETE"), StatusCode.FAILED_PRECONDITION),
     (StorageError("m", reason="S3_UNREACHABLE"), StatusCode.UNAVAILABLE),
+    (StorageError("m", reason="KEY_INVALID", infrastructure=False), StatusCode.FAILED_PRECONDITION),
+    (StorageError("m", reason="KEY_CONFLICT", infrastructure=False), StatusCode.ALREADY_EXISTS),
     (ObjectNotFound("m", reason="OBJECT_NOT_FOUND", key="a/b"), StatusCode.NOT_FOUND),
     (CorruptObject("m", reason="DIGEST_MISMATCH"), StatusCode.DATA_LOSS),
     (RemoteError("m", reason="NOT_IMPLEMENTED"), StatusCode.UNIMPLEMENTED),
@@ -78,6 +83,12 @@ def test_an_error_crosses_as_itself(error: VigorlError, code: StatusCode) -> Non
 
 def test_every_reason_of_the_table_is_a_name_that_may_be_sent() -> None:
     assert all(reason.replace("_", "").isalpha() and reason.isupper() and len(reason) <= 63 for reason in REASONS)
+
+
+def test_the_documentation_lists_every_reason_and_code_of_the_table() -> None:
+    documented = (Path(__file__).parents[2] / "docs" / "errors.md").read_text(encoding="utf-8")
+    for reason, code in REASONS.items():
+        assert re.search(rf"\| `{reason}` \| {code.name} \|", documented), reason
 
 
 def test_a_wait_is_recommended_where_it_helps() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
+from tests.rpc.fakes import FakePolicy, served
 from tests.services.conftest import DATASET, TASK, serving
 from vigorl_lib.domain.example import Example
 from vigorl_lib.domain.image import Image
@@ -139,3 +141,17 @@ async def test_bad_requests_name_what_to_change(client: SearchClient, examples: 
         await anext(client.solve(image, "", policy=TEACHER, task=TASK))
     with pytest.raises(ConfigError, match=r"task\.mode"):
         await anext(client.solve(image, "?", policy=TEACHER, task=TASK.model_copy(update={"mode": "nonsense"})))
+
+
+async def test_a_client_that_leaves_ends_the_work_of_its_question(root: Path, examples: list[Example]) -> None:
+    policy = FakePolicy(release=asyncio.Event())
+    async with served(policy) as address:
+        config = SearchServiceConfig(root=str(root), services=ServicesConfig(policies={"fake": address}))
+        async with serving(build_search, config) as search_address:
+            client = SearchClient(search_address)
+            events = client.solve(examples[0].images[0], "?", policy="fake", task=TASK)
+            first = asyncio.create_task(anext(events))
+            await asyncio.wait_for(policy.entered.wait(), 5)
+            first.cancel()
+            await asyncio.wait_for(policy.cancelled.wait(), 5)
+            await client.close()

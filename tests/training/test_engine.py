@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from vigorl_lib.training.config import GrpoConfig, ScheduleConfig, SftConfig
+from vigorl_lib.training.config import EngineConfig, GrpoConfig, ScheduleConfig, SftConfig
 from vigorl_lib.training.engine import schedule_factor
 from vigorl_lib.training.module import is_named
 
@@ -55,6 +55,11 @@ def test_modules_are_named_by_whole_dotted_parts(parameter: str, module: str, ex
 def test_a_length_is_given_once() -> None:
     with pytest.raises(ValidationError, match="not both"):
         SftConfig(steps=5, epochs=1.0)
+
+
+def test_bf16_without_master_weights_is_refused() -> None:
+    with pytest.raises(ValidationError, match="zero_stage 1"):
+        EngineConfig(dtype="bf16")
 
 
 def test_more_updates_than_groups_are_refused() -> None:

@@ -168,6 +168,19 @@ def test_a_rollout_that_failed_is_left_out_of_its_group(tmp_path: Path) -> None:
     assert step.plan.chosen == [0, 1, 2]
 
 
+def test_a_rollout_that_a_service_failed_once_is_tried_again(tmp_path: Path) -> None:
+    failed: set[str] = set()
+
+    def once(request: str) -> bool:
+        first = request not in failed
+        failed.add(request)
+        return first
+
+    step = produce(tmp_path, config(), Answers(fails=once), ByPrompt(set()))[0]
+    assert step.plan.chosen == [0, 1, 2]
+    assert all(len(group.scored) == 2 for group in step.groups.values())
+
+
 def test_a_policy_that_always_fails_ends_the_run_with_its_error(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match="the engine is gone") as caught:
         produce(tmp_path, config(), Answers(fails=lambda request: True), ByPrompt(set()))

@@ -14,6 +14,7 @@ from vigorl_lib.models.loading import load_model
 from vigorl_lib.storage.base import Storage
 from vigorl_lib.storage.commit import verify
 from vigorl_lib.storage.layout import RunLayout
+from vigorl_lib.storage.s3 import S3Storage
 from vigorl_lib.training.checkpoint import checkpoint_steps, export_hf, model_key
 from vigorl_lib.training.config import SftConfig
 from vigorl_lib.training.metrics import read_metrics
@@ -65,10 +66,9 @@ def test_a_killed_run_continues_with_the_same_losses(storage: Storage) -> None:
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in theirs)
 
 
-@pytest.mark.parametrize("zero_stage", [2])
-def test_two_processes_give_the_losses_of_one(storage: Storage, zero_stage: int) -> None:
+def test_two_processes_give_the_losses_of_one(storage: Storage) -> None:
     engine = {**ENGINE, "micro_batch": 3}
-    recipe = write_recipe(storage, sft=sft_values(steps=5, engine={**engine, "zero_stage": zero_stage}), seed=3)
+    recipe = write_recipe(storage, sft=sft_values(steps=5, engine={**engine, "zero_stage": 2}), seed=3)
     assert trainer(recipe, "sft", processes=2).wait(DEADLINE_S) == 0
     train(storage, "alone", steps=5, engine=engine)
     assert losses(storage, "run/sft") == pytest.approx(losses(storage, "alone"), abs=1e-4)
@@ -84,6 +84,35 @@ def test_a_frozen_tower_gives_the_same_first_loss_and_does_not_move(storage: Sto
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved
     assert not any(".visual." in name for name in moved)
+
+
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+def test_every_zero_stage_gives_the_same_losses(storage: Storage, zero_stage: int) -> None:
+    engine = {**ENGINE, "micro_batch": 3, "gradient_checkpointing": True}
+    train(storage, "plain", steps=4, engine=engine)
+    train(storage, "zero", steps=4, engine={**engine, "zero_stage": zero_stage})
+    assert losses(storage, "zero") == pytest.approx(losses(storage, "plain"), abs=1e-4)
+    train(storage, "half", steps=4, engine={**engine, "zero_stage": zero_stage, "dtype": "bf16"})
+    assert losses(storage, "half") == pytest.approx(losses(storage, "plain"), abs=0.05)
+
+
+def test_a_bucket_holds_checkpoints_and_models_like_a_folder(storage: Storage, s3_storage: S3Storage) -> None:
+    for key in storage.list():
+        s3_storage.write(key, storage.read(key))
+    changes = {"steps": 4, "checkpoint": {"every": 2}, "init": f"{storage.uri}/tiny"}
+
+    def stop(done: int, _steps: int, _record: dict[str, float]) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    config = SftConfig.model_validate(sft_values(**changes))
+    with pytest.raises(KeyboardInterrupt):
+        train_sft(config, storage=s3_storage, run_id="run", seed=3, on_step=stop)
+    assert checkpoint_steps(RunLayout(s3_storage, "run")) == [2]
+    train_sft(config, storage=s3_storage, run_id="run", seed=3)
+    train(storage, "folder", **changes)
+    assert losses(s3_storage, "run") == pytest.approx(losses(storage, "folder"), abs=1e-6)
+    verify(s3_storage, model_key(RunLayout(s3_storage, "run")))
 
 
 def test_a_checkpoint_exports_as_a_model(storage: Storage, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ def linearize_run(recipe: Recipe, out: str) -> dict[str, float]:
     from vigorl_lib.data.chains import write_chains
     from vigorl_lib.prompts import load_prompt
     from vigorl_lib.search.journal import read_trees
+    from vigorl_lib.search.linearize import ChainPrompts
     from vigorl_lib.search.linearize import linearize as make_chains
     from vigorl_lib.storage.base import open_storage
     from vigorl_lib.storage.layout import RunLayout
@@ -30,8 +31,12 @@ def linearize_run(recipe: Recipe, out: str) -> dict[str, float]:
     storage = open_storage(recipe.root)
     layout = RunLayout(storage, recipe.run_id)
     trees = [tree for tree in read_trees(storage, layout.search()) if tree.end and not tree.error]
-    prompt = load_prompt(recipe.task.family, recipe.linearize.single_turn_prompt)
-    chains = make_chains(trees, recipe.linearize, single_turn=prompt, seed=recipe.seed)
+    family, config = recipe.task.family, recipe.linearize
+    prompts = ChainPrompts(
+        single_turn=load_prompt(family, config.single_turn_prompt),
+        multi_turn=load_prompt(family, config.multi_turn_prompt) if config.multi_turn_prompt else None,
+    )
+    chains = make_chains(trees, config, prompts, seed=recipe.seed)
     for split, part in (("train", chains.train), ("validation", chains.validation)):
         write_chains(storage, f"{layout.chains}/{out}-{split}.parquet", part, split=split)
     storage.write(f"{layout.chains}/{out}.json", json.dumps(chains.statistics, indent=2).encode())

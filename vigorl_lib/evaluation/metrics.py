@@ -7,7 +7,6 @@ answered the same questions are compared pair by pair, which is far sharper than
 from __future__ import annotations
 
 import math
-import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,8 @@ class SampleRecord:
 
     `point_error_px` is the distance of the last point to the middle of the evidence, in pixels of the
     model frame, and `hit` whether that point lies where its crop shows the evidence's middle (or, without
-    a zoom, on the evidence); both are None where no evidence is known.
+    a zoom, on the evidence); both are None where no evidence is known. `invalid` counts the turns that the
+    environment could not act on, by kind (malformed, outside, repeated).
     """
 
     example_id: str
@@ -32,8 +32,8 @@ class SampleRecord:
     answer: str | None
     turns: int
     zooms: int
-    invalid: int
     reward: float
+    invalid: Mapping[str, int] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     point_error_px: float | None = None
     hit: bool | None = None
@@ -95,17 +95,27 @@ def compare(
     only_first, only_second, n = counts[True, False], counts[False, True], len(pairs)
     if n == 0:
         return Paired(0.0, -1.0, 1.0, 0, 0, 0, 1.0)
-    rng = random.Random(seed)
-    differences = [int(a) - int(b) for a, b in pairs]
-    means = sorted(fmean(rng.choices(differences, k=n)) for _ in range(samples))
-    low, high = means[int(0.025 * samples)], means[min(samples - 1, int(0.975 * samples))]
+    low, high = _bootstrap(only_first, only_second, n, samples, seed)
     return Paired(
         (only_first - only_second) / n, low, high, n, only_first, only_second, mcnemar(only_first, only_second)
     )
 
 
+def _bootstrap(only_first: int, only_second: int, n: int, samples: int, seed: int) -> tuple[float, float]:
+    """95 % percentile interval of the mean difference (Efron 1979).
+
+    A pair's difference is 1, -1 or 0, so drawing n pairs with replacement is one multinomial draw.
+    """
+    import numpy as np
+
+    shares = np.array([only_first, only_second, n - only_first - only_second]) / n
+    counts = np.random.default_rng(seed).multinomial(n, shares, size=samples)
+    low, high = np.quantile((counts[:, 0] - counts[:, 1]) / n, (0.025, 0.975))
+    return float(low), float(high)
+
+
 def summarize(records: Sequence[SampleRecord]) -> dict[str, float]:
-    """Shares and means of one cell, by metric name."""
+    """Shares and means of one cell, by metric name; NaN where nothing was pointed at."""
     errors = [r.point_error_px for r in records if r.point_error_px is not None]
     hits = [r.hit for r in records if r.hit is not None]
     return {
@@ -114,11 +124,12 @@ def summarize(records: Sequence[SampleRecord]) -> dict[str, float]:
         "zoom_rate": _mean(records, lambda r: r.zooms > 0),
         "turns": _mean(records, lambda r: r.turns),
         "reward": _mean(records, lambda r: r.reward),
-        "invalid_turns": _mean(records, lambda r: r.invalid),
+        "invalid_turns": _mean(records, lambda r: sum(r.invalid.values())),
         "point_error_median_px": median(errors) if errors else math.nan,
         "point_error_mean_px": fmean(errors) if errors else math.nan,
         "hit_rate": fmean(hits) if hits else math.nan,
         "pointed": len(errors) / len(records) if records else 0.0,
+        **{f"invalid/{kind}": _mean(records, lambda r, kind=kind: r.invalid.get(kind, 0)) for kind in _kinds(records)},
         **_shares("stop", [record.stop for record in records]),
         **_shares("outcome", [record.outcome for record in records]),
     }
@@ -128,6 +139,10 @@ def split_by(records: Sequence[SampleRecord], tag: str) -> dict[str, list[Sample
     """Records by the value of a tag, sorted by it."""
     values = sorted({record.tags[tag] for record in records if tag in record.tags})
     return {value: [record for record in records if record.tags.get(tag) == value] for value in values}
+
+
+def _kinds(records: Sequence[SampleRecord]) -> list[str]:
+    return sorted({kind for record in records for kind in record.invalid})
 
 
 def _mean(records: Sequence[SampleRecord], of: Callable[[SampleRecord], float]) -> float:

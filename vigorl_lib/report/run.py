@@ -274,7 +274,7 @@ def _case(example: Example, before: Trajectory, after: Trajectory) -> str:
     question = f"<p>{example.question}<br><small>truth: {example.truth.answer} · {tag} target</small></p>"
     answers = render_trajectory(before, NAMES["mix"]) + render_trajectory(after, NAMES["grpo"])
     return (
-        f'<div class="case"><div><img class="whole" src="{picture}" alt="scene with the points after GRPO">{question}</div>'
+        f'<div class="case"><div><img class="whole" src="{picture}" alt="scene, points after GRPO">{question}</div>'
         f'<div class="answers">{answers}</div></div>'
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from typing import TypeVar
 
 from vigorl_lib.domain.example import Example
@@ -94,7 +94,7 @@ async def to_trajectory(
     )
 
 
-async def rollout_many(jobs: Iterable[Callable[[], Awaitable[T]]], *, max_in_flight: int) -> AsyncIterator[T]:
+async def rollout_many(jobs: Iterable[Callable[[], Awaitable[T]]], *, max_in_flight: int) -> AsyncGenerator[T, None]:
     """Results of the jobs as they finish, `max_in_flight` of them running at a time.
 
     A job that raises ends the whole: jobs record their own expected failures. Closing the iterator

@@ -9,7 +9,7 @@ of all that talk through them.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, TypeVar
 
 import grpc
@@ -96,7 +96,7 @@ class Connection:
         request: RequestT,
         *,
         timeout_s: float | None = None,
-    ) -> AsyncIterator[ResponseT]:
+    ) -> AsyncGenerator[ResponseT]:
         """The answers as they come, without a deadline unless given one. Leaving the loop ends the call."""
         call = method(request, timeout=timeout_s, metadata=self._metadata())
         try:

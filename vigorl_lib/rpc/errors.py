@@ -48,21 +48,30 @@ _log = logging.getLogger("vigorl.rpc")
 
 REASONS: dict[str, StatusCode] = {
     "ADMISSION_LIMIT": StatusCode.RESOURCE_EXHAUSTED,
+    "COMMIT_CONFLICT": StatusCode.ALREADY_EXISTS,
     "CONTEXT_OVERFLOW": StatusCode.INVALID_ARGUMENT,
+    "DATASET_UNKNOWN": StatusCode.NOT_FOUND,
     "DEADLINE_TOO_SHORT": StatusCode.DEADLINE_EXCEEDED,
-    "DRAINING": StatusCode.UNAVAILABLE,
+    "ENGINE_CLOSED": StatusCode.UNAVAILABLE,
     "ENGINE_FAILED": StatusCode.UNAVAILABLE,
+    "GENERATION_ABORTED": StatusCode.ABORTED,
     "IMAGE_NOT_CACHED": StatusCode.FAILED_PRECONDITION,
     "IMAGE_URI_FORBIDDEN": StatusCode.PERMISSION_DENIED,
+    "KEY_CONFLICT": StatusCode.ALREADY_EXISTS,
     "NOT_IMPLEMENTED": StatusCode.UNIMPLEMENTED,
-    "NOT_READY": StatusCode.UNAVAILABLE,
+    "NOT_SUPPORTED": StatusCode.UNIMPLEMENTED,
     "NOT_TRAINABLE": StatusCode.PERMISSION_DENIED,
     "OVERLOADED": StatusCode.RESOURCE_EXHAUSTED,
     "POLICY_TOO_OLD": StatusCode.FAILED_PRECONDITION,
     "POLICY_UNKNOWN": StatusCode.NOT_FOUND,
+    "PROMPT_INVALID": StatusCode.INVALID_ARGUMENT,
+    "SAMPLING_INVALID": StatusCode.INVALID_ARGUMENT,
+    "SCENE_UNKNOWN": StatusCode.NOT_FOUND,
+    "SPLIT_UNKNOWN": StatusCode.NOT_FOUND,
     "STATE_INVALID": StatusCode.INVALID_ARGUMENT,
+    "STORAGE_ACCESS_DENIED": StatusCode.PERMISSION_DENIED,
     "TOKEN_INVALID": StatusCode.UNAUTHENTICATED,
-    "VERSION_CONFLICT": StatusCode.ABORTED,
+    "WEIGHTS_OLDER": StatusCode.ABORTED,
     "WRONG_RUN": StatusCode.PERMISSION_DENIED,
 }
 """Code by reason; a reason that is not here has the code of its class."""
@@ -92,8 +101,10 @@ def code_of(error: VigorlError) -> StatusCode:
     if error.reason in REASONS:
         return REASONS[error.reason]
     code = next((code for cls, code in CLASSES.items() if isinstance(error, cls)), StatusCode.INTERNAL)
-    # A fault of the surroundings that has no code of its own may go away.
-    return StatusCode.UNAVAILABLE if error.infrastructure and code in _SOFT else code
+    # Clients try UNAVAILABLE again: it is for faults of the surroundings, which may go away, and for no other.
+    if error.infrastructure:
+        return StatusCode.UNAVAILABLE if code in _SOFT else code
+    return StatusCode.FAILED_PRECONDITION if code is StatusCode.UNAVAILABLE else code
 
 
 def told(error: VigorlError) -> VigorlError:

@@ -13,8 +13,8 @@ import inspect
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 import grpc
@@ -85,13 +85,14 @@ class Shell(grpc.aio.ServerInterceptor):
 
         return call
 
-    def _stream(self, method: str, serve: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+    def _stream(self, method: str, serve: Callable[..., AsyncGenerator[Any]]) -> Callable[..., AsyncIterator[Any]]:
         async def call(request: Any, servicer_context: ServicerContext) -> AsyncIterator[Any]:
             begin, failure = time.monotonic(), None
             try:
                 with self._admitted(servicer_context):
-                    async for response in serve(request, servicer_context):
-                        yield response
+                    async with aclosing(serve(request, servicer_context)) as responses:
+                        async for response in responses:
+                            yield response
             except Exception as error:  # noqa: BLE001 - the one place where every failure gets its status
                 failure = error
                 await _abort(servicer_context, failure)
@@ -161,7 +162,7 @@ async def _missing(request: object, servicer_context: ServicerContext) -> None:
     raise RemoteError("this version declares the method and does not serve it yet", reason="NOT_IMPLEMENTED")
 
 
-async def _missing_stream(request: object, servicer_context: ServicerContext) -> AsyncIterator[None]:
+async def _missing_stream(request: object, servicer_context: ServicerContext) -> AsyncGenerator[None]:
     await _missing(request, servicer_context)
     yield
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-async def events_of(work: Callable[[Callable[[T], None]], Awaitable[T]]) -> AsyncIterator[T]:
+async def events_of(work: Callable[[Callable[[T], None]], Awaitable[T]]) -> AsyncGenerator[T]:
     """What `work` reports to the function that it gets, as it happens, then its result.
 
     Raises what it raises. Closing the stream, as a client that goes away does, cancels the work.

@@ -6,7 +6,8 @@ loop early ends the work on the server.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,7 @@ class TreeProgress:
 class SearchClient(Client):
     async def solve(
         self, image: Image, question: str, *, policy: str, task: TaskConfig, seed: int = 0
-    ) -> AsyncIterator[TurnRecord | Trajectory]:
+    ) -> AsyncGenerator[TurnRecord | Trajectory]:
         """The turns of one conversation, then its trajectory. Images come with their bytes."""
         request = pb.SolveRequest(
             policy=policy, image=image_inline(image), question=question, task=task_to_proto(task), seed=seed
@@ -60,14 +61,15 @@ class SearchClient(Client):
         def known(proto: image_pb2.Image) -> Image:
             return seen.get(proto.digest.sha256) or image_reference(proto)
 
-        async for response in self._connections[0].stream(self._stub.Solve, request):
-            if response.WhichOneof("event") == "turn":
-                record = record_from_proto(response.turn, received_image)
-                if record.crop_image is not None:
-                    seen[record.crop_image.sha256] = record.crop_image
-                yield record
-            else:
-                yield trajectory_from_proto(response.trajectory, known)
+        async with aclosing(self._connections[0].stream(self._stub.Solve, request)) as responses:
+            async for response in responses:
+                if response.WhichOneof("event") == "turn":
+                    record = record_from_proto(response.turn, received_image)
+                    if record.crop_image is not None:
+                        seen[record.crop_image.sha256] = record.crop_image
+                    yield record
+                else:
+                    yield trajectory_from_proto(response.trajectory, known)
 
     async def search(
         self,
@@ -78,7 +80,7 @@ class SearchClient(Client):
         reward: RewardConfig,
         search: SearchConfig,
         seed: int = 0,
-    ) -> AsyncIterator[TreeProgress | Tree]:
+    ) -> AsyncGenerator[TreeProgress | Tree]:
         """Progress after each simulation, then the tree; its images are digests."""
         request = pb.SearchRequest(
             policy=policy,
@@ -88,12 +90,13 @@ class SearchClient(Client):
             search=search_to_proto(search),
             seed=seed,
         )
-        async for response in self._connections[0].stream(self._stub.Search, request):
-            if response.WhichOneof("event") == "progress":
-                progress = response.progress
-                yield TreeProgress(progress.simulations, progress.rollouts, progress.solved)
-            else:
-                yield tree_from_proto(response.tree, image_reference)
+        async with aclosing(self._connections[0].stream(self._stub.Search, request)) as responses:
+            async for response in responses:
+                if response.WhichOneof("event") == "progress":
+                    progress = response.progress
+                    yield TreeProgress(progress.simulations, progress.rollouts, progress.solved)
+                else:
+                    yield tree_from_proto(response.tree, image_reference)
 
     async def search_dataset(
         self,
@@ -108,7 +111,7 @@ class SearchClient(Client):
         seed: int = 0,
         shard_index: int = 0,
         shard_count: int = 1,
-    ) -> AsyncIterator[SearchProgress]:
+    ) -> AsyncGenerator[SearchProgress]:
         """Progress of a shard, whose trees the server journals in its own storage under the run id."""
         request = pb.SearchDatasetRequest(
             run_id=run_id,
@@ -122,8 +125,9 @@ class SearchClient(Client):
             search=search_to_proto(search),
             seed=seed,
         )
-        async for response in self._connections[0].stream(self._stub.SearchDataset, request):
-            yield progress_from_proto(response)
+        async with aclosing(self._connections[0].stream(self._stub.SearchDataset, request)) as responses:
+            async for response in responses:
+                yield progress_from_proto(response)
 
     @property
     def _stub(self) -> SearchServiceAsyncStub:

@@ -18,13 +18,15 @@ class SearchConfig(Section):
     c_ucb: float = Field(default=2.0, ge=0.0)
     """Weight of exploration."""
     max_depth: int = Field(default=10, ge=1)
-    """Turns from the root, rollouts included."""
+    """Turns from the root, rollouts included; the task's own `zoom.max_turns` holds as well."""
     rollout_max_steps: int = Field(default=5, ge=1)
+    """Turns of a rollout at most. On its last one a task with `force_answer` prefills the answer."""
     dedup_radius_px: float = Field(default=10.0, ge=0.0)
-    """A child that zooms nearer than this (model frame) to its path or to a sibling is dropped."""
+    """A child that looks nearer than this (model frame) to where its path or a sibling looked is dropped."""
     stop_when_solved: bool = False
     """End a tree after the simulation that found a right answer."""
     trees_in_flight: int = Field(default=64, ge=1)
+    """Searched at the same time; each has one simulation in flight."""
     limit: int = Field(default=0, ge=0)
     """Only the first examples; 0 takes all."""
 
@@ -37,14 +39,19 @@ class LinearizeConfig(Section):
     max_corrected_per_example: int = Field(default=1, ge=0)
     """Chains with a wrong branch and a way back, within the cap above."""
     train_wrong_branch: bool = False
-    """Whether the turn that leads astray is itself trained, as in the reference."""
+    """Whether a turn that leads astray is itself trained, as in the reference; in a single-turn chain it always is."""
     direct_share: float | None = Field(default=None, ge=0.0, le=1.0)
-    """Share of multi-turn chains that answer without a zoom; None takes what the trees hold."""
+    """Share of multi-turn chains that answer without a zoom; null takes what the trees hold, 0 zooms only."""
     single_turn: bool = True
     """Also write single-turn chains: all thoughts in one block."""
     single_turn_prompt: str = "single_turn"
+    """Prompt file that single-turn chains are given."""
+    multi_turn_prompt: str = ""
+    """Prompt file that multi-turn chains are given; empty keeps that of the search. Name one after a search whose
+    teacher had a prompt of its own."""
     validation_share: float = Field(default=0.05, ge=0.0, lt=1.0)
     """Share of the examples whose chains are held out."""
     max_turns: int = Field(default=5, ge=1)
+    """Multi-turn chains with more turns are left out."""
     min_points: int = Field(default=1, ge=0)
     """Chains that cite fewer points are left out."""

@@ -4,13 +4,13 @@ A chain is a `Trajectory` whose assistant text is DEMONSTRATION: text alone, tok
 the student. From one tree come
 
 * direct chains: rollouts that ended right;
-* corrected chains: a rollout that went wrong, and from the turn where a right one parts from it, the
-  backtrack phrase and the right one's way on. The shared beginning stands there once, the wrong
-  answer never;
+* corrected chains: ones that look in a wrong place, say the backtrack phrase, and go on to the right answer.
+  A rollout may have gone that way itself, or a wrong one and a right one are joined where they part: the
+  shared beginning stands there once, the wrong answer never;
 * single-turn chains: the same thoughts in one block, without zooms.
 
-Everything is deterministic: order follows the trees, choices follow seeds. What each chain came from is
-in its id: `tree/kind.number`.
+Everything is deterministic: order follows the examples' ids, choices follow seeds. What each chain came from
+is in its id: `tree/kind.number`.
 """
 
 from __future__ import annotations
@@ -21,18 +21,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from vigorl_lib.domain.geometry import Point
-from vigorl_lib.domain.grammar import BACKTRACK_PHRASE, Answer, Zoom, render_turn
+from vigorl_lib.domain.grammar import BACKTRACK_PHRASE, MULTI_TURN, SINGLE_TURN, Answer, Continue, Zoom, render_turn
 from vigorl_lib.domain.seeds import derive_seed
-from vigorl_lib.domain.trajectory import (
-    Message,
-    Origin,
-    Role,
-    Segment,
-    StopReason,
-    Trajectory,
-    TurnRecord,
-)
+from vigorl_lib.domain.trajectory import Message, Origin, Role, Segment, StopReason, Trajectory, TurnRecord
+from vigorl_lib.errors import DataError
 from vigorl_lib.prompts import Prompt
 from vigorl_lib.search.config import LinearizeConfig
 from vigorl_lib.search.tree import Tree
@@ -47,6 +39,27 @@ class Exchange:
     record: TurnRecord
     observation: Segment | None
 
+    @property
+    def takes_back(self) -> bool:
+        """Whether this turn says that the one before it looked in a wrong place."""
+        return self.record.turn.thought.startswith(BACKTRACK_PHRASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """The turns of a chain to be, and the right rollout that gives it prompt, answer and reward."""
+
+    source: Trajectory
+    exchanges: tuple[Exchange, ...]
+
+    @property
+    def corrected(self) -> bool:
+        return any(BACKTRACK_PHRASE in exchange.record.turn.thought for exchange in self.exchanges)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return tuple(exchange.record.text for exchange in self.exchanges)
+
 
 @dataclass(frozen=True, slots=True)
 class Chains:
@@ -57,89 +70,124 @@ class Chains:
     statistics: dict[str, float]
 
 
-def linearize(trees: Iterable[Tree], config: LinearizeConfig, *, single_turn: Prompt, seed: int) -> Chains:
-    """All chains of some finished trees. `single_turn` is the system prompt of the single-turn chains."""
+@dataclass(frozen=True, slots=True)
+class ChainPrompts:
+    """System prompts that the student is asked with; without one, multi-turn chains keep that of the search."""
+
+    single_turn: Prompt
+    multi_turn: Prompt | None = None
+
+
+def linearize(trees: Iterable[Tree], config: LinearizeConfig, prompts: ChainPrompts, *, seed: int) -> Chains:
+    """All chains of some finished trees. Raises DataError (CHAINS_MISSING) where `direct_share` cannot be had."""
+    # Trees end in the order in which their searches happened to run.
+    seen = sorted(trees, key=lambda tree: tree.example_id)
+    chains = [chain for tree in seen for chain in chains_of(tree, config, prompts, seed)]
+    chains = _with_direct_share(chains, config.direct_share, seed)
     split: dict[bool, list[Trajectory]] = {False: [], True: []}
-    seen = list(trees)
-    for tree in seen:
-        held_out = random.Random(derive_seed(seed, "split", tree.example_id)).random() < config.validation_share
-        split[held_out].extend(chains_of(tree, config, single_turn, seed))
-    train = _with_direct_share(split[False], config.direct_share, seed)
-    validation = _with_direct_share(split[True], config.direct_share, seed)
-    return Chains(train, validation, statistics(seen, [*train, *validation]))
+    for chain in chains:
+        chance = random.Random(derive_seed(seed, "split", chain.example_id)).random()
+        split[chance < config.validation_share].append(chain)
+    return Chains(split[False], split[True], statistics(seen, chains))
 
 
-def chains_of(tree: Tree, config: LinearizeConfig, single_turn: Prompt, seed: int) -> list[Trajectory]:
-    """The chains of one tree, capped: corrected ones first, then direct ones, each in a seeded order."""
-    rng = random.Random(derive_seed(seed, "linearize", tree.tree_id))
-    right = _unique(r.trajectory for r in tree.rollouts if r.value >= 1.0 and _usable(r.trajectory, config))
-    wrong = _unique(r.trajectory for r in tree.rollouts if r.value < 1.0)
-    corrected = [c for bad in wrong for good in right if (c := correct(bad, good, config)) is not None]
-    rng.shuffle(corrected)
-    rng.shuffle(right)
-    multi = [_named(tree, CORRECTED, k, c) for k, c in enumerate(corrected[: config.max_corrected_per_example])]
-    room = config.max_chains_per_example - len(multi)
-    multi += [_named(tree, DIRECT, k, demonstrate(t, exchanges(t), config)) for k, t in enumerate(right[:room])]
-    if not config.single_turn:
-        return multi
-    singles = _unique(single_chain(t, single_turn, config) for t in right)
-    return multi + [_named(tree, SINGLE, k, c) for k, c in enumerate(singles[: config.max_chains_per_example])]
+def chains_of(tree: Tree, config: LinearizeConfig, prompts: ChainPrompts, seed: int) -> list[Trajectory]:
+    """The chains of one tree: drafts in a seeded order, as many as the caps let in, in either mode."""
+    drafts = drafts_of(tree, config)
+    random.Random(derive_seed(seed, "linearize", tree.example_id)).shuffle(drafts)
+    multi = _capped([draft for draft in drafts if _is_multi_turn(draft, config)], config)
+    singles = _capped(_unique(map(single_turn, drafts)), config) if config.single_turn else []
+    made = [(CORRECTED if d.corrected else DIRECT, demonstrate(d, config, prompts.multi_turn)) for d in multi]
+    made += [(SINGLE, demonstrate(d, config, prompts.single_turn)) for d in singles]
+    chains = []
+    numbers: Counter[str] = Counter()
+    for kind, chain in made:
+        chains.append(replace(chain, trajectory_id=f"{tree.tree_id}/{kind}.{numbers[kind]}"))
+        numbers[kind] += 1
+    return chains
 
 
-def exchanges(trajectory: Trajectory) -> list[Exchange]:
-    """Turns with the observations between them."""
-    observations = [s for s in trajectory.segments if s.origin is Origin.OBSERVATION]
+def drafts_of(tree: Tree, config: LinearizeConfig) -> list[Draft]:
+    """Every right way through a tree, then every wrong one joined to a right one; no text twice."""
+    right = [Draft(r.trajectory, exchanges(r.trajectory)) for r in tree.rollouts if r.value >= 1.0]
+    right = [draft for draft in right if _usable(draft, config)]
+    wrong = [exchanges(r.trajectory) for r in tree.rollouts if r.value < 1.0 and not r.failed]
+    joined = [draft for bad in wrong for good in right if (draft := correct(bad, good)) is not None]
+    return _unique([*right, *joined])
+
+
+def exchanges(trajectory: Trajectory) -> tuple[Exchange, ...]:
+    """Turns with the observations between them, the turns in their canonical spelling."""
+    observations = [segment for segment in trajectory.segments if segment.origin is Origin.OBSERVATION]
     padded = [*observations, *[None] * (len(trajectory.turns) - len(observations))]
-    return [Exchange(record, observation) for record, observation in zip(trajectory.turns, padded, strict=True)]
+    return tuple(map(_exchange, trajectory.turns, padded))
 
 
-def correct(wrong: Trajectory, right: Trajectory, config: LinearizeConfig) -> Trajectory | None:
+def _exchange(record: TurnRecord, observation: Segment | None) -> Exchange:
+    turn = record.turn
+    if not isinstance(turn.action, Answer | Zoom | Continue):
+        return Exchange(record, observation)
+    return Exchange(replace(record, text=render_turn(turn.thought, turn.action)), observation)
+
+
+def correct(wrong: Sequence[Exchange], right: Draft) -> Draft | None:
     """Go astray as `wrong` did in the one turn where it parts from `right`, notice it, and go on as `right`.
 
-    None where that turn was no zoom, so that there is nothing to notice, or where the chain grows too long.
+    None where that turn did not look elsewhere than the right one, so that there is nothing to take back.
     """
-    bad, good = exchanges(wrong), exchanges(right)
-    parting = next((k for k, (b, g) in enumerate(zip(bad, good, strict=False)) if b.record.text != g.record.text), None)
-    if parting is None or bad[parting].observation is None or bad[parting].record.crop is None:
-        return None
-    if len(good) + 1 > config.max_turns:
+    good = right.exchanges
+    pairs = enumerate(zip(wrong, good, strict=False))
+    parting = next((k for k, (bad, right_one) in pairs if bad.record.text != right_one.record.text), None)
+    if parting is None or good[parting].takes_back or not _astray(wrong[parting], good[parting]):
         return None
     turn = good[parting].record.turn
-    if not turn.thought.startswith(BACKTRACK_PHRASE):
-        turn = replace(turn, thought=f"{BACKTRACK_PHRASE} {turn.thought}")
-    record = replace(good[parting].record, turn=turn, text=render_turn(turn.thought, turn.action))
-    way_back = Exchange(record, good[parting].observation)
-    return demonstrate(right, [*good[:parting], bad[parting], way_back, *good[parting + 1 :]], config)
+    turn = replace(turn, thought=f"{BACKTRACK_PHRASE} {turn.thought}")
+    way_back = _exchange(replace(good[parting].record, turn=turn), good[parting].observation)
+    return Draft(right.source, (*good[:parting], wrong[parting], way_back, *good[parting + 1 :]))
 
 
-def demonstrate(source: Trajectory, turns: Sequence[Exchange], config: LinearizeConfig) -> Trajectory:
-    """A chain with the prompt of `source` and these turns.
+def _astray(bad: Exchange, good: Exchange) -> bool:
+    if bad.record.invalid is not None or bad.observation is None:
+        return False
+    match bad.record.turn.action, good.record.turn.action:
+        case Zoom(), Zoom():
+            seen, wanted = bad.record.crop, good.record.crop
+            # A rollout that saw the right place and read it wrongly must not teach that the place was wrong.
+            return seen is not None and wanted is not None and not seen.window.contains(wanted.window.center)
+        case Continue(), _:
+            return True
+        case _:
+            return False
 
-    A turn that the next one takes back is shown and, unless `train_wrong_branch`, not trained: the
-    student learns the way back, not the way astray.
+
+def single_turn(draft: Draft) -> Draft:
+    """The thoughts of all turns in one block, and the answer."""
+    records = [exchange.record for exchange in draft.exchanges]
+    thought = " ".join(record.turn.thought for record in records if record.turn.thought)
+    points = tuple(point for record in records for point in record.turn.points)
+    turn = replace(records[-1].turn, thought=thought, points=points)
+    record = TurnRecord(turn, render_turn(thought, turn.action), records[-1].finish_reason)
+    return Draft(replace(draft.source, mode=SINGLE_TURN.name), (Exchange(record, None),))
+
+
+def demonstrate(draft: Draft, config: LinearizeConfig, prompt: Prompt | None) -> Trajectory:
+    """The chain of a draft under a system prompt, or under that of the search.
+
+    A turn that the next one takes back is shown and, unless `train_wrong_branch`, not trained: the student
+    learns the way back, not the way astray. In one block there is no such choice.
     """
-    segments = [source.segments[0]]
-    for exchange, following in zip(turns, [*turns[1:], None], strict=True):
-        astray = following is not None and following.record.turn.thought.startswith(BACKTRACK_PHRASE)
+    opening = draft.source.segments[0]
+    if prompt is not None:
+        opening = Segment(Origin.PROMPT, (Message(Role.SYSTEM, (prompt.text,)), opening.messages[-1]))
+    segments = [opening]
+    for exchange, following in zip(draft.exchanges, [*draft.exchanges[1:], None], strict=True):
+        astray = following is not None and following.takes_back
         said = Message(Role.ASSISTANT, (exchange.record.text,))
         segments.append(Segment(Origin.DEMONSTRATION, (said,), trained=config.train_wrong_branch or not astray))
         if exchange.observation is not None:
             segments.append(exchange.observation)
-    return replace(source, segments=tuple(segments), turns=tuple(e.record for e in turns), error="", seconds=0.0)
-
-
-def single_chain(trajectory: Trajectory, prompt: Prompt, config: LinearizeConfig) -> Trajectory:
-    """The thoughts of all turns in one block, under the single-turn prompt."""
-    last = trajectory.turns[-1]
-    thought = " ".join(record.turn.thought for record in trajectory.turns if record.turn.thought)
-    points = tuple(point for record in trajectory.turns for point in record.turn.points)
-    turn = replace(last.turn, thought=thought, points=points)
-    record = TurnRecord(turn, render_turn(thought, turn.action), last.finish_reason)
-    question = trajectory.segments[0].messages[-1]
-    opening = Segment(Origin.PROMPT, (Message(Role.SYSTEM, (prompt.text,)), question))
-    return replace(
-        demonstrate(replace(trajectory, segments=(opening,)), [Exchange(record, None)], config), mode="single_turn"
-    )
+    turns = tuple(exchange.record for exchange in draft.exchanges)
+    return replace(draft.source, segments=tuple(segments), turns=turns)
 
 
 def kind_of(chain: Trajectory) -> str:
@@ -148,69 +196,89 @@ def kind_of(chain: Trajectory) -> str:
 
 
 def statistics(trees: Sequence[Tree], chains: Sequence[Trajectory]) -> dict[str, float]:
-    """What the search found and what was made of it."""
+    """What the search found and what was made of it; rates are shares of 1."""
     rollouts = [rollout for tree in trees for rollout in tree.rollouts]
+    whole = [rollout for rollout in rollouts if not rollout.failed]
     kinds = Counter(kind_of(chain) for chain in chains)
-    multi = [chain for chain in chains if chain.mode != "single_turn"]
+    multi = [chain for chain in chains if chain.mode == MULTI_TURN.name]
+    by_zooms: dict[int, list[float]] = {}
+    for rollout in whole:
+        by_zooms.setdefault(rollout.trajectory.zooms, []).append(rollout.value)
     return {
         "trees": len(trees),
-        "solve_rate": fmean(tree.solved for tree in trees) if trees else 0.0,
         "failed_trees": sum(bool(tree.error) for tree in trees),
+        "solve_rate": _mean(tree.solved for tree in trees),
         "simulations": sum(tree.simulations for tree in trees),
         "rollouts": len(rollouts),
-        "rollout_success": fmean(rollout.value for rollout in rollouts) if rollouts else 0.0,
-        **{f"rollout_success_zooms_{k}": v for k, v in _success_by_zooms(trees).items()},
+        "failed_rollouts": len(rollouts) - len(whole),
+        "failed_expansions": sum(bool(node.error) for tree in trees for node in tree.nodes),
+        "rollout_success": _mean(rollout.value for rollout in whole),
+        **{f"rollout_success_zooms_{zooms}": fmean(values) for zooms, values in sorted(by_zooms.items())},
         "chains": len(chains),
         **{f"chains_{kind}": kinds[kind] for kind in (DIRECT, CORRECTED, SINGLE)},
-        "turns_per_chain": fmean(len(chain.turns) for chain in multi) if multi else 0.0,
-        "points_per_chain": fmean(len(_points(chain)) for chain in chains) if chains else 0.0,
-        "zoom_share": fmean(chain.zooms > 0 for chain in multi) if multi else 0.0,
+        "turns_per_chain": _mean(len(chain.turns) for chain in multi),
+        "words_per_chain": _mean(sum(len(record.text.split()) for record in chain.turns) for chain in chains),
+        "points_per_chain": _mean(sum(len(record.turn.points) for record in chain.turns) for chain in chains),
+        "zoom_share": _mean(chain.zooms > 0 for chain in multi),
     }
 
 
-def _success_by_zooms(trees: Sequence[Tree]) -> dict[int, float]:
-    by_zooms: dict[int, list[float]] = {}
-    for tree in trees:
-        for rollout in tree.rollouts:
-            by_zooms.setdefault(rollout.trajectory.zooms, []).append(rollout.value)
-    return {zooms: fmean(values) for zooms, values in sorted(by_zooms.items())}
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return fmean(found) if found else 0.0
 
 
-def _usable(trajectory: Trajectory, config: LinearizeConfig) -> bool:
+def _usable(draft: Draft, config: LinearizeConfig) -> bool:
     """A right answer whose every turn is as it should be."""
+    *before, last = (exchange.record for exchange in draft.exchanges)
     return (
-        trajectory.stop is StopReason.ANSWERED
-        and isinstance(trajectory.turns[-1].turn.action, Answer)
-        and all(isinstance(record.turn.action, Zoom) for record in trajectory.turns[:-1])
-        and not any(record.invalid for record in trajectory.turns)
-        and len(trajectory.turns) <= config.max_turns
-        and len(_points(trajectory)) >= config.min_points
+        draft.source.stop is StopReason.ANSWERED
+        and isinstance(last.turn.action, Answer)
+        and all(isinstance(record.turn.action, Zoom | Continue) for record in before)
+        and not any(record.invalid for record in [*before, last])
+        and sum(len(record.turn.points) for record in [*before, last]) >= config.min_points
     )
 
 
-def _points(trajectory: Trajectory) -> list[Point]:
-    return [point for record in trajectory.turns for point in record.turn.points]
+def _is_multi_turn(draft: Draft, config: LinearizeConfig) -> bool:
+    return draft.source.mode == MULTI_TURN.name and len(draft.exchanges) <= config.max_turns
 
 
-def _unique(trajectories: Iterable[Trajectory]) -> list[Trajectory]:
+def _capped(drafts: Sequence[Draft], config: LinearizeConfig) -> list[Draft]:
+    """The first drafts, of them so many corrected ones at most."""
+    kept: list[Draft] = []
+    room = config.max_corrected_per_example
+    for draft in drafts:
+        if len(kept) == config.max_chains_per_example:
+            break
+        if draft.corrected and room == 0:
+            continue
+        room -= draft.corrected
+        kept.append(draft)
+    return kept
+
+
+def _unique(drafts: Iterable[Draft]) -> list[Draft]:
     """The first of each text, in order."""
-    by_text: dict[tuple[str, ...], Trajectory] = {}
-    for trajectory in trajectories:
-        by_text.setdefault(tuple(record.text for record in trajectory.turns), trajectory)
+    by_text: dict[tuple[str, ...], Draft] = {}
+    for draft in drafts:
+        by_text.setdefault(draft.texts, draft)
     return list(by_text.values())
-
-
-def _named(tree: Tree, kind: str, number: int, chain: Trajectory) -> Trajectory:
-    return replace(chain, trajectory_id=f"{tree.tree_id}/{kind}.{number}")
 
 
 def _with_direct_share(chains: list[Trajectory], share: float | None, seed: int) -> list[Trajectory]:
     """Multi-turn chains thinned out until this share of them answers without a zoom; others are kept."""
-    multi = [chain for chain in chains if chain.mode != "single_turn"]
-    plain = [chain for chain in multi if chain.zooms == 0]
-    zooming = [chain for chain in multi if chain.zooms > 0]
+    multi = [chain for chain in chains if chain.mode == MULTI_TURN.name]
     if share is None or not multi:
         return chains
+    plain = [chain for chain in multi if chain.zooms == 0]
+    zooming = [chain for chain in multi if chain.zooms > 0]
+    if (share > 0 and not plain) or (share < 1 and not zooming):
+        raise DataError(
+            f"linearize.direct_share: {share:g} of the multi-turn chains cannot be had of {len(plain)} without "
+            f"a zoom and {len(zooming)} with one; search more, or set it to null",
+            reason="CHAINS_MISSING",
+        )
     rng = random.Random(derive_seed(seed, "direct_share"))
     total = min(
         len(plain) / share if share > 0 else float("inf"), len(zooming) / (1 - share) if share < 1 else float("inf")
@@ -220,4 +288,4 @@ def _with_direct_share(chains: list[Trajectory], share: float | None, seed: int)
         for part, wanted in ((plain, share * total), (zooming, (1 - share) * total))
         for chain in rng.sample(part, round(wanted))
     }
-    return [chain for chain in chains if chain.mode == "single_turn" or chain.trajectory_id in kept]
+    return [chain for chain in chains if chain.mode != MULTI_TURN.name or chain.trajectory_id in kept]

@@ -53,6 +53,12 @@ class EngineConfig(Section):
     feature_cache_bytes: int = Field(default=256 << 20, ge=0)
     """Memory for features of a frozen vision tower, so that an image is encoded once."""
 
+    @model_validator(mode="after")
+    def _bf16_has_master_weights(self) -> EngineConfig:
+        if self.dtype == "bf16" and self.zero_stage == 0:
+            raise ValueError("dtype bf16 needs zero_stage 1 or above, which keeps the weights in fp32 for the updates")
+        return self
+
 
 class CheckpointConfig(Section):
     """When state is saved; a killed run continues from the last committed checkpoint."""
