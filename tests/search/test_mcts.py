@@ -173,7 +173,7 @@ async def test_a_refused_root_ends_the_tree_with_its_reason() -> None:
 async def test_a_refused_expansion_deeper_down_exhausts_that_node_alone() -> None:
     refusal = PolicyError("no room", reason="CONTEXT_OVERFLOW")
     policy = failing(refusal, 1, 3)
-    tree, _ = await search_one(searching(policy, SearchConfig(simulations=4, children=3, rollouts_per_child=1)))
+    tree, _ = await search_one(searching(policy, SearchConfig(simulations=9, children=3, rollouts_per_child=1)))
     assert tree.end == "exhausted"
     assert not tree.error
     assert [node.error for node in tree.root.children] == ["CONTEXT_OVERFLOW: no room"] * 3

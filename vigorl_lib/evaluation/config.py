@@ -16,5 +16,5 @@ class EvaluationConfig(Section):
     """Only the first examples; 0 takes all."""
     max_in_flight: int = Field(default=128, ge=1)
     bootstrap_samples: int = Field(default=2000, ge=100)
-    keep_trajectories: int = Field(default=40, ge=0)
+    keep_trajectories: int = Field(default=120, ge=0)
     """Trajectories of this many examples, the first ones, are kept for the report."""

@@ -1,14 +1,17 @@
 """Measure one policy in one mode: roll every example out, score it, keep every record.
 
 Samples are written as they finish; called again, what is recorded is skipped, so a killed evaluation
-costs the samples in flight. A sample that failed at the policy or the environment is not a wrong answer:
-it is not recorded, and the evaluation says so and is incomplete until it is done again.
+costs the samples in flight. A sample that failed at the policy, the environment or the reward is not a
+wrong answer: it is not recorded, and the evaluation says so and is incomplete until it is done again.
+What was asked, and how, is written beside the records; records made in another way are refused.
 """
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,18 +19,27 @@ from vigorl_lib.data.trajectory_records import record_to_trajectory, stored_traj
 from vigorl_lib.domain.example import Example
 from vigorl_lib.domain.geometry import Frame, FrameMap
 from vigorl_lib.domain.trajectory import Trajectory
-from vigorl_lib.errors import PolicyError
+from vigorl_lib.errors import ConfigError, PolicyError, VigorlError
 from vigorl_lib.evaluation.metrics import SampleRecord
 from vigorl_lib.reward.base import Reward, RewardOutcome, Score
 from vigorl_lib.reward.config import RewardConfig
 from vigorl_lib.rollout.run import rollout_many, solve
-from vigorl_lib.rollout.step import Stepper
+from vigorl_lib.rollout.step import StepError, Stepper
 from vigorl_lib.storage.base import Storage
 from vigorl_lib.storage.images import ImageStore
 from vigorl_lib.storage.segments import SegmentWriter, read_segments
 
 OnSample = Callable[[int, int, int], None]
 """Called with (done, total, failed)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """A scored trajectory, or why there is none."""
+
+    example: Example
+    scored: tuple[Trajectory, Score] | None
+    error: str = ""
 
 
 async def evaluate(
@@ -45,43 +57,28 @@ async def evaluate(
 ) -> list[SampleRecord]:
     """Records of all examples, in their order. The trajectories of the first `keep_trajectories` are kept, too.
 
-    Raises PolicyError (EVALUATION_INCOMPLETE) if infrastructure faults left samples undone.
+    Raises PolicyError (EVALUATION_INCOMPLETE) if failures left samples undone, ConfigError
+    (EVALUATION_DIFFERS) if records under the prefix were made with other settings.
     """
+    await _claim(storage, prefix, stepper, reward_config, seed)
     done = {record.example_id: record for record in read_records(storage, prefix)}
     images = ImageStore(storage)
     kept = {example.example_id for example in examples[:keep_trajectories]}
     missing = [example for example in examples if example.example_id not in done]
     failed: list[str] = []
 
-    async def sample(example: Example) -> tuple[Example, Trajectory, Score | None]:
-        trajectory = await solve(
-            stepper,
-            example,
-            trajectory_id=f"{prefix}/{example.example_id}/0",
-            seed_path=(seed, "evaluate", example.example_id),
-        )
-        if trajectory.stop.is_error:
-            return example, trajectory, None
-        (score,) = await reward.score([(example, trajectory)], config=reward_config)
-        if isinstance(score, Exception):
-            raise score
-        return example, trajectory, score
+    async def sample(example: Example) -> _Sample:
+        return await _sample(example, stepper, reward, reward_config, f"{prefix}/{example.example_id}/0", seed)
 
     with SegmentWriter(storage, prefix) as writer:
         jobs = (partial(sample, example) for example in missing)
-        async for example, trajectory, score in rollout_many(jobs, max_in_flight=max_in_flight):
-            if score is None:
-                failed.append(f"{example.example_id}: {trajectory.error}")
+        async for result in rollout_many(jobs, max_in_flight=max_in_flight):
+            name = result.example.example_id
+            if result.scored is None:
+                failed.append(f"{name}: {result.error}")
             else:
-                record = to_record(example, trajectory, score)
-                done[example.example_id] = record
-                entry: dict[str, Any] = {"sample": asdict(record)}
-                if example.example_id in kept:
-                    scored = replace(
-                        trajectory, reward=score.total, reward_parts=dict(score.parts), outcome=score.outcome.value
-                    )
-                    entry["trajectory"] = stored_trajectory(scored, images)
-                writer.append(entry)
+                done[name] = to_record(result.example, *result.scored)
+                writer.append(_entry(done[name], *result.scored, images if name in kept else None))
             on_sample(len(done) + len(failed), len(examples), len(failed))
     if failed:
         raise PolicyError(
@@ -90,6 +87,59 @@ async def evaluate(
             failed=len(failed),
         )
     return [done[example.example_id] for example in examples]
+
+
+async def _sample(
+    example: Example, stepper: Stepper, reward: Reward, config: RewardConfig, trajectory_id: str, seed: int
+) -> _Sample:
+    seed_path = (seed, "evaluate", example.example_id)
+    try:
+        trajectory = await solve(stepper, example, trajectory_id=trajectory_id, seed_path=seed_path)
+    except StepError as error:
+        return _Sample(example, None, f"{error.reason}: {error.message}")
+    if trajectory.stop.is_error:
+        return _Sample(example, None, trajectory.error)
+    (score,) = await reward.score([(example, trajectory)], config=config)
+    if isinstance(score, VigorlError):
+        return _Sample(example, None, f"{score.reason}: {score.message}")
+    if isinstance(score, Exception):
+        raise score
+    return _Sample(example, (trajectory, score))
+
+
+def _entry(record: SampleRecord, trajectory: Trajectory, score: Score, images: ImageStore | None) -> dict[str, Any]:
+    """What is written of a sample; with `images` the trajectory and its crops are kept."""
+    entry: dict[str, Any] = {"sample": asdict(record)}
+    if images is not None:
+        parts, outcome = dict(score.parts), score.outcome.value
+        scored = replace(trajectory, reward=score.total, reward_parts=parts, outcome=outcome)
+        entry["trajectory"] = stored_trajectory(scored, images)
+    return entry
+
+
+async def _claim(storage: Storage, prefix: str, stepper: Stepper, reward: RewardConfig, seed: int) -> None:
+    """Write down how this evaluation asks, or check that its records so far were made in the same way."""
+    policy = await stepper.info()
+    settings = {
+        "task": stepper.task.model_dump(mode="json"),
+        "prompt_sha256": stepper.prompt.sha256,
+        "reward": reward.model_dump(mode="json"),
+        "policy": {"name": policy.name, "revision": policy.revision, "version": policy.version},
+        "resize": asdict(policy.resize),
+        "seed": seed,
+    }
+    key = f"{prefix}/settings.json"
+    if storage.create(key, json.dumps(settings, indent=2).encode()):
+        return
+    before = json.loads(storage.read(key))
+    changed = [name for name, value in settings.items() if before.get(name) != value]
+    if changed:
+        raise ConfigError(
+            f"{prefix} holds records that were made with another {' and '.join(changed)} (see {key}); "
+            "take another run id, or delete them",
+            reason="EVALUATION_DIFFERS",
+            changed=",".join(changed),
+        )
 
 
 def read_records(storage: Storage, prefix: str) -> list[SampleRecord]:
@@ -120,8 +170,8 @@ def to_record(example: Example, trajectory: Trajectory, score: Score) -> SampleR
         answer=trajectory.answer,
         turns=len(trajectory.turns),
         zooms=trajectory.zooms,
-        invalid=sum(record.invalid is not None for record in trajectory.turns),
         reward=score.total,
+        invalid=Counter(record.invalid.value for record in trajectory.turns if record.invalid is not None),
         tags=dict(example.tags),
         point_error_px=error,
         hit=hit,

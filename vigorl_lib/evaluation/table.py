@@ -1,16 +1,17 @@
-"""The results table: one row per policy and mode, every share with its interval, as text and as JSON."""
+"""The results table: one row per policy and mode, every share with its interval, as text, Markdown and JSON."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from vigorl_lib.evaluation.metrics import Proportion, SampleRecord, accuracy, compare, split_by, summarize
+from vigorl_lib.evaluation.metrics import Paired, Proportion, SampleRecord, accuracy, compare, split_by, summarize
 
-Cells = Mapping[tuple[str, str], Sequence[SampleRecord]]
-"""Records by (policy, mode)."""
+Cell = tuple[str, str]
+"""Policy and mode."""
+Cells = Mapping[Cell, Sequence[SampleRecord]]
 
 SPLIT_TAG = "size"
 """Tag that the table splits by, where the examples have it."""
@@ -30,22 +31,49 @@ def cells_to_json(cells: Cells) -> list[dict[str, Any]]:
     ]
 
 
-def comparison(
-    cells: Cells, first: tuple[str, str], second: tuple[str, str], *, value: str = "", samples: int = 2000
-) -> dict[str, Any]:
-    """Paired difference `first` − `second`, over the examples whose tag has `value` if one is given."""
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Cell `first` against cell `second`, over the examples that the tag calls `examples` (empty: all)."""
+
+    first: Cell
+    second: Cell
+    examples: str
+    paired: Paired
+
+
+def comparison(cells: Cells, first: Cell, second: Cell, *, examples: str = "", samples: int = 2000) -> Comparison:
+    """Paired difference of two cells, `first` − `second`."""
     left, right = cells[first], cells[second]
-    if value:
-        left, right = split_by(left, SPLIT_TAG)[value], split_by(right, SPLIT_TAG)[value]
-    paired = compare(left, right, samples=samples)
-    return {"first": list(first), "second": list(second), "examples": value or "all", **asdict(paired)}
+    if examples:
+        left, right = (split_by(side, SPLIT_TAG).get(examples, []) for side in (left, right))
+    return Comparison(first, second, examples, compare(left, right, samples=samples))
+
+
+def comparisons_to_json(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
+    return [
+        {"first": list(c.first), "second": list(c.second), "examples": c.examples or "all", **asdict(c.paired)}
+        for c in comparisons
+    ]
 
 
 def render_table(cells: Cells) -> str:
     """Plain text for a terminal; percent with 95 % Wilson intervals."""
+    rows = table_rows(cells)
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([lines[0], "─" * max(map(len, lines)), *lines[1:]])
+
+
+def render_markdown(cells: Cells) -> str:
+    """The same table for a README."""
+    header, *rows = table_rows(cells)
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
+
+
+def table_rows(cells: Cells) -> list[list[str]]:
+    """The header, then a row per cell."""
     values = sorted({v for records in cells.values() for v in split_by(records, SPLIT_TAG)})
-    header = ["policy", "mode", "n", "accuracy", *values, "zooms", "hit", "error px"]
-    rows = [header]
+    rows = [["policy", "mode", "n", "accuracy", *values, "zooms", "hit", "error px"]]
     for (policy, mode), records in cells.items():
         figures, parts = summarize(records), split_by(records, SPLIT_TAG)
         rows.append(
@@ -60,9 +88,7 @@ def render_table(cells: Cells) -> str:
                 _number(figures["point_error_median_px"], "{:.1f}"),
             ]
         )
-    widths = [max(len(row[k]) for row in rows) for k in range(len(header))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([lines[0], "─" * max(map(len, lines)), *lines[1:]])
+    return rows
 
 
 def percent(share: Proportion) -> str:

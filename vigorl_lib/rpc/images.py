@@ -139,7 +139,7 @@ class SentImages:
         except VigorlError as error:
             if error.reason != "IMAGE_NOT_CACHED":
                 raise
-            request = _Request({})
+            request = _Request(None)
             answer = await send(request.encode)
         for sha256 in request.inline:
             self._digests[sha256] = None
@@ -149,14 +149,19 @@ class SentImages:
 
 
 class _Request:
-    """Encodes the images of one request: inline at first sight, by digest from then on."""
+    """Encodes the images of one request: inline at first sight, by digest from then on.
 
-    def __init__(self, known: OrderedDict[str, None] | dict[str, None]) -> None:
+    An image without bytes goes by digest too: the server may have it in storage. Where `known` is None the
+    server has just said that it has not, and everything goes inline.
+    """
+
+    def __init__(self, known: OrderedDict[str, None] | None) -> None:
         self._known = known
         self.inline: set[str] = set()
 
     def encode(self, image: Image) -> image_pb2.Image:
-        if image.sha256 in self._known or image.sha256 in self.inline:
+        known = self._known is not None and (image.sha256 in self._known or image.data is None)
+        if known or image.sha256 in self.inline:
             return image_by_digest(image)
         self.inline.add(image.sha256)
         return image_inline(image)

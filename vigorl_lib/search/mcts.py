@@ -65,6 +65,7 @@ class TreeSearch:
         """
         tree.error = ""
         try:
+            example = await self._with_images(example)
             if not tree.nodes:
                 prefix = await self.stepper.start(example, (self.seed, "search", example.example_id))
                 await _write(tree, root_record(tree, prefix), journal)
@@ -80,6 +81,13 @@ class TreeSearch:
             else:
                 await self._end(tree, journal, "error", text)
         return tree
+
+    async def _with_images(self, example: Example) -> Example:
+        """The example with its images' bytes, loaded only now: a data set's images do not fit into memory."""
+        if self.images is None or all(image.data is not None for image in example.images):
+            return example
+        load = self.images.load
+        return replace(example, images=await asyncio.to_thread(lambda: tuple(map(load, example.images))))
 
     async def _end(self, tree: Tree, journal: Journal, reason: str, error: str = "") -> None:
         await _write(tree, end_record(tree, reason, error), journal)

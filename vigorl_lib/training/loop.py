@@ -69,6 +69,8 @@ def run_stage(
                 if on_step is not None:
                     on_step(done, steps, record)
             if checkpoint.every and done % checkpoint.every == 0 and done < steps:
+                if metrics is not None:
+                    metrics.flush()
                 checkpoints.save(done)
     weights = learner.weights()
     if learner.engine.rank == 0:

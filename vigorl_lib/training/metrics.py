@@ -21,6 +21,10 @@ class MetricsWriter:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         self._writer.append({"step": step, **values})
 
+    def flush(self) -> None:
+        """Make what was written outlive this process; due before the step that a resumed run starts from is saved."""
+        self._writer.flush()
+
     def __enter__(self) -> MetricsWriter:
         return self
 

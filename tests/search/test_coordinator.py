@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.search.support import WrittenPolicy, answer, example, said, scenes, searching, teacher, zoom
+from vigorl_lib.domain.example import Example
+from vigorl_lib.domain.trajectory import Segment
+from vigorl_lib.errors import PolicyError
+from vigorl_lib.search.config import SearchConfig
+from vigorl_lib.search.coordinator import SearchProgress, search_dataset
+from vigorl_lib.search.journal import read_trees
+from vigorl_lib.search.mcts import TreeSearch
+from vigorl_lib.storage.base import Storage
+from vigorl_lib.storage.folder import FolderStorage
+from vigorl_lib.storage.images import ImageStore
+from vigorl_lib.storage.segments import SegmentWriter, read_segments
+
+CONFIG = SearchConfig(simulations=3, children=2, rollouts_per_child=2, dedup_radius_px=3, trees_in_flight=3)
+JOURNAL = "runs/r/search/00000"
+
+
+def written(prompt: Sequence[Segment], index: int) -> str:
+    if not said(prompt):
+        return zoom(20 + 40 * index, 30)
+    return answer("pink" if "(20, 30)" in said(prompt)[0] else "cyan")
+
+
+async def run(
+    examples: Sequence[Example], search: TreeSearch, storage: Storage
+) -> tuple[SearchProgress, list[SearchProgress]]:
+    seen: list[SearchProgress] = []
+    search.images = ImageStore(storage)
+    for one in examples:
+        search.images.put(one.images[0].data or b"")
+    result = await search_dataset(
+        examples, search, policy="written", storage=storage, prefix=JOURNAL, on_progress=seen.append
+    )
+    return result, seen
+
+
+def by_tree(storage: Storage) -> dict[str, list[dict[str, Any]]]:
+    records: dict[str, list[dict[str, Any]]] = {}
+    for record in read_segments(storage, JOURNAL):
+        records.setdefault(record["tree"], []).append(record)
+    return records
+
+
+async def test_every_example_is_searched_and_told_of(tmp_path: Path) -> None:
+    storage = FolderStorage(tmp_path)
+    examples = [example("a"), example("b"), example("c", truth="none"), example("d")]
+    result, seen = await run(examples, searching(WrittenPolicy(written), CONFIG), storage)
+    assert [p.done for p in seen] == [1, 2, 3, 4]
+    assert (result.done, result.total, result.solved, result.failed, result.resumed) == (4, 4, 3, 0, 0)
+    assert {tree.example_id for tree in read_trees(storage, JOURNAL) if tree.end} == {"a", "b", "c", "d"}
+
+
+async def test_trees_are_searched_side_by_side_but_no_more_than_allowed(tmp_path: Path) -> None:
+    busy: set[asyncio.Task[Any] | None] = set()
+    most = 0
+
+    async def before() -> None:
+        nonlocal most
+        busy.add(asyncio.current_task())
+        most = max(most, len(busy))
+        await asyncio.sleep(0.005)
+        busy.discard(asyncio.current_task())
+
+    config = CONFIG.model_copy(update={"children": 1, "rollouts_per_child": 1})
+    policy = WrittenPolicy(written, before)
+    await run([example(f"e{k}") for k in range(9)], searching(policy, config), FolderStorage(tmp_path))
+    assert most == 3
+
+
+async def test_a_tree_that_fails_harms_no_other(tmp_path: Path) -> None:
+    def picky(prompt: Sequence[Segment], index: int) -> str:
+        if "What is it, b?" in prompt[0].text:
+            raise PolicyError("never heard of it", reason="SCENE_UNKNOWN")
+        return written(prompt, index)
+
+    storage = FolderStorage(tmp_path)
+    examples = [example("a"), example("b"), example("c")]
+    result, _ = await run(examples, searching(WrittenPolicy(picky), CONFIG), storage)
+    assert (result.done, result.failed, result.solved) == (3, 1, 2)
+    (failed,) = [tree for tree in read_trees(storage, JOURNAL) if tree.error]
+    assert (failed.example_id, failed.error) == ("b", "SCENE_UNKNOWN: never heard of it")
+    again, _ = await run(examples, searching(WrittenPolicy(written), CONFIG), storage)
+    assert (again.resumed, again.failed) == (3, 1), "it would fail in the same way"
+
+
+async def test_after_an_outage_the_same_call_finishes_what_is_left(tmp_path: Path) -> None:
+    outage = True
+
+    def flaky(prompt: Sequence[Segment], index: int) -> str:
+        if outage and "What is it, b?" in prompt[0].text and len(policy.requests) > 4:
+            raise PolicyError("unreachable", reason="UNAVAILABLE", infrastructure=True)
+        return written(prompt, index)
+
+    policy = WrittenPolicy(flaky)
+    storage, examples = FolderStorage(tmp_path), [example("a"), example("b")]
+    result, _ = await run(examples, searching(policy, CONFIG), storage)
+    assert (result.done, result.failed) == (2, 1)
+    outage = False
+    result, _ = await run(examples, searching(policy, CONFIG), storage)
+    assert (result.done, result.failed, result.solved, result.resumed) == (2, 0, 2, 1)
+
+
+async def test_finished_trees_are_not_searched_again(tmp_path: Path) -> None:
+    storage, examples = FolderStorage(tmp_path), [example("a"), example("b")]
+    await run(examples, searching(WrittenPolicy(written), CONFIG), storage)
+    before = by_tree(storage)
+    idle = WrittenPolicy(written)
+    result, seen = await run(examples, searching(idle, CONFIG), storage)
+    assert not idle.requests
+    assert not seen
+    assert (result.done, result.resumed, result.solved) == (2, 2, 2)
+    assert by_tree(storage) == before
+
+
+@pytest.mark.parametrize("kept", range(1, 6))
+async def test_an_interrupted_tree_ends_as_if_nothing_had_happened(tmp_path: Path, kept: int) -> None:
+    whole, broken = FolderStorage(tmp_path / "whole"), FolderStorage(tmp_path / "broken")
+    runs = []
+    for storage in (whole, broken):
+        images = ImageStore(storage)
+        examples = scenes(images, 1)
+        runs.append((examples, searching(teacher(examples, tmp_path), CONFIG), storage))
+    await run(*runs[0])
+    expected = by_tree(whole)
+    (records,) = expected.values()
+    assert [r["kind"] for r in records] == ["root", "simulation", "simulation", "simulation", "end"]
+    for record in records:
+        # Crops of journalled simulations are stored before their record.
+        for image in record.get("images", ()):
+            broken_images = ImageStore(broken)
+            broken_images.put(ImageStore(whole).get(image["sha256"]).data or b"")
+    with SegmentWriter(broken, JOURNAL) as writer:
+        for record in records[:kept]:
+            writer.append(record)
+    await run(*runs[1])
+    assert by_tree(broken) == expected
+
+
+async def test_a_data_set_in_a_bucket_is_searched_and_resumed(s3_storage: Storage) -> None:
+    images = ImageStore(s3_storage)
+    examples = scenes(images, 3)
+    first = searching(teacher(examples, Path("x")), CONFIG)
+    result, _ = await run(examples[:2], first, s3_storage)
+    assert result.done == 2
+    result, _ = await run(examples, first, s3_storage)
+    assert (result.done, result.resumed) == (3, 2)
+    assert len(list(read_trees(s3_storage, JOURNAL, ImageStore(s3_storage)))) == 3
+
+
+SLOW_SEARCH = """
+import asyncio, sys
+from tests.search.support import *
+from tests.search.test_coordinator import CONFIG, run, written
+from vigorl_lib.storage.folder import FolderStorage
+root, pause = sys.argv[1:]
+policy = WrittenPolicy(written, lambda: asyncio.sleep(float(pause)))
+examples = [example(f"e{k}") for k in range(8)]
+result, _ = asyncio.run(run(examples, searching(policy, CONFIG), FolderStorage(Path(root))))
+print(len(policy.requests), result.done, result.resumed)
+"""
+
+
+def test_a_killed_search_goes_on_and_ends_complete_without_duplicates(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SLOW_SEARCH, str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    killed = subprocess.Popen([*command, "0.03"], env=environment)
+    storage = FolderStorage(tmp_path)
+    deadline = time.monotonic() + 30
+    while sum(r["kind"] == "simulation" for r in read_segments(storage, JOURNAL)) < 5:
+        assert time.monotonic() < deadline
+        assert killed.poll() is None
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    kept = sum(r["kind"] == "simulation" for r in read_segments(storage, JOURNAL))
+    output = subprocess.run([*command, "0"], env=environment, check=True, capture_output=True, text=True).stdout
+    requests, done, _ = map(int, output.split())
+    records = by_tree(storage)
+    assert done == len(records) == 8
+    assert all(
+        [r["kind"] for r in group] == ["root", "simulation", "simulation", "simulation", "end"]
+        for group in records.values()
+    )
+    # One expansion asks once for both children; rollouts of two zooming children ask four times.
+    assert requests < 8 * (3 + 4)
+    assert 8 * 3 - kept <= requests

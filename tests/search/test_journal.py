@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.search.support import WrittenPolicy, answer, scenes, search_one, searching, teacher
+from vigorl_lib.domain.example import Example
+from vigorl_lib.domain.image import Image
+from vigorl_lib.errors import DataError
+from vigorl_lib.search.config import SearchConfig
+from vigorl_lib.search.journal import read_trees
+from vigorl_lib.search.tree import Node, Tree
+from vigorl_lib.storage.base import Storage
+from vigorl_lib.storage.folder import FolderStorage
+from vigorl_lib.storage.images import ImageStore
+from vigorl_lib.storage.segments import SegmentWriter
+
+CONFIG = SearchConfig(simulations=4, children=3, rollouts_per_child=2, dedup_radius_px=3)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> FolderStorage:
+    return FolderStorage(tmp_path)
+
+
+@pytest.fixture
+def scene(storage: FolderStorage) -> Example:
+    return scenes(ImageStore(storage), 1)[0]
+
+
+async def searched(storage: FolderStorage, scene: Example, seed: int = 0) -> tuple[Tree, list[dict[str, Any]]]:
+    search = searching(teacher([scene], Path("x")), CONFIG, images=ImageStore(storage))
+    search.seed = seed
+    return await search_one(search, scene)
+
+
+def write(storage: Storage, *records: dict[str, Any]) -> None:
+    with SegmentWriter(storage, "search/0") as writer:
+        for record in records:
+            writer.append(record)
+
+
+def shape(node: Node) -> tuple[Any, ...]:
+    prefix = node.prefix
+    what = (prefix.new_segments, prefix.record, prefix.state, prefix.seed_path, prefix.stop, prefix.depth)
+    return (*what, node.visit_count, node.value, node.exhausted, node.error, [shape(child) for child in node.children])
+
+
+async def test_a_tree_that_is_read_equals_the_one_that_was_searched(storage: FolderStorage, scene: Example) -> None:
+    tree, records = await searched(storage, scene)
+    write(storage, *records)
+    (read,) = read_trees(storage, "search/0")
+    assert shape(read.root) == shape(tree.root)
+    assert read.rollouts == tree.rollouts
+    assert (read.end, read.simulations, read.policy, read.head) == ("budget", 4, "written", tree.head)
+
+
+async def test_pictures_come_with_their_bytes_if_they_are_asked_for(storage: FolderStorage, scene: Example) -> None:
+    _, records = await searched(storage, scene)
+    write(storage, *records)
+
+    def pictures(tree: Tree) -> list[Image]:
+        return [image for node in tree.nodes for segment in node.prefix.new_segments for image in segment.images]
+
+    (bare,), (full,) = read_trees(storage, "search/0"), read_trees(storage, "search/0", ImageStore(storage))
+    assert len(pictures(full)) > 1
+    assert all(image.data is None for image in pictures(bare))
+    assert all(image.data for image in pictures(full))
+
+
+async def test_of_two_writers_of_one_tree_the_first_counts_whole(
+    storage: FolderStorage, scene: Example, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, one = await searched(storage, scene, seed=1)
+    _, other = await searched(storage, scene, seed=2)
+    mixed = [record for pair in zip(one, other, strict=True) for record in pair]
+    write(storage, *mixed, *one)
+    with caplog.at_level(logging.WARNING):
+        (read,) = read_trees(storage, "search/0")
+    assert shape(read.root) == shape(first.root)
+    assert f"{len(other) + len(one)} records" in caplog.text
+
+
+async def test_finished_trees_come_first_and_only_those_that_are_named(storage: FolderStorage, scene: Example) -> None:
+    _, done = await searched(storage, scene)
+    policy = WrittenPolicy(lambda *_: answer("pink"))
+    _, begun = await search_one(searching(policy, SearchConfig(simulations=2)))
+    write(storage, *begun[:-1], *done)
+    assert [(tree.example_id, tree.end) for tree in read_trees(storage, "search/0")] == [
+        ("s000", "budget"),
+        ("one", ""),
+    ]
+    assert [tree.example_id for tree in read_trees(storage, "search/0", only={"t/one"})] == ["one"]
+
+
+async def test_a_record_that_cannot_be_says_what_is_wrong(storage: FolderStorage, scene: Example) -> None:
+    _, records = await searched(storage, scene)
+    write(storage, records[0], records[1] | {"leaf": 77})
+    with pytest.raises(DataError, match="leaf: expected one of 1 nodes, found 77"):
+        list(read_trees(storage, "search/0"))
+
+
+async def test_a_journal_of_a_later_release_is_refused(storage: FolderStorage, scene: Example) -> None:
+    _, records = await searched(storage, scene)
+    write(storage, records[0] | {"version": 2})
+    with pytest.raises(DataError) as caught:
+        list(read_trees(storage, "search/0"))
+    assert caught.value.reason == "RECORD_TOO_NEW"
