@@ -1,4 +1,4 @@
-"""What the RPC adds to the embedded engine: throughput, latency, and CPU per request with an engine that costs nothing."""
+"""What the RPC adds to the embedded engine: throughput, latency, and CPU per request."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def _measure(scenes: list[Example], model: str, address: str) -> dict[str,
     there = PolicyClient(address, "tiny")
     rates: dict[str, list[float]] = {"here": [], "there": []}
     latencies: dict[str, list[float]] = {"here": [], "there": []}
-    for name, policy in (("here", here), ("there", there)):
+    for policy in (here, there):
         await _load(policy, scenes)
     for _ in range(3):
         for name, policy in (("here", here), ("there", there)):

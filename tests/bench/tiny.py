@@ -10,5 +10,5 @@ from vigorl_lib.cli.programs import run_vigorl
 def tiny_model() -> Path:
     folder = Path("build") / "bench" / "tiny"
     if not (folder / "config.json").exists():
-        run_vigorl("data", "tiny-model", str(folder))
+        run_vigorl("data", "tiny-model", str(folder), log=folder.parent / "tiny.log")
     return folder.resolve()

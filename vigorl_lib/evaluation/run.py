@@ -171,7 +171,7 @@ def to_record(example: Example, trajectory: Trajectory, score: Score) -> SampleR
         turns=len(trajectory.turns),
         zooms=trajectory.zooms,
         reward=score.total,
-        invalid=Counter(record.invalid.value for record in trajectory.turns if record.invalid is not None),
+        invalid=dict(Counter(record.invalid.value for record in trajectory.turns if record.invalid is not None)),
         tags=dict(example.tags),
         point_error_px=error,
         hit=hit,

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -53,11 +53,13 @@ class LocalProcess:
     environment: Mapping[str, str] = field(default_factory=dict)
     _process: subprocess.Popen[bytes] | None = None
     _log_file: BinaryIO | None = None
+    _read_bytes: int = 0
 
     def start(self) -> LocalProcess:
         if self.log is not None:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             self._log_file = self.log.open("ab")
+            self._read_bytes = self._log_file.tell()
         self._process = subprocess.Popen(
             self.command,
             stdout=self._log_file,
@@ -101,6 +103,19 @@ class LocalProcess:
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return f": {lines[-1][:500] if lines else 'no output'} (log: {self.log})"
 
+    def log_records(self) -> Iterator[dict[str, Any]]:
+        """JSON lines that the process has logged and that were not read before."""
+        if self.log is None:
+            return
+        with self.log.open("rb") as log:
+            log.seek(self._read_bytes)
+            for line in log:
+                if not line.endswith(b"\n"):
+                    break
+                self._read_bytes += len(line)
+                if line.startswith(b"{"):
+                    yield json.loads(line)
+
     def stop(self) -> None:
         """SIGTERM, then SIGKILL; returns once the process is gone."""
         if self._process is not None and self._process.poll() is None:
@@ -120,14 +135,16 @@ class LocalProcess:
         return self._process
 
 
-def wait_all(processes: Sequence[LocalProcess]) -> None:
+def wait_all(processes: Sequence[LocalProcess], on_poll: Callable[[], None] | None = None) -> None:
     """Wait until all have ended well. The first that fails ends the others; raises its ProcessError."""
     try:
         while any(process.poll() is None for process in processes):
             for process in processes:
                 if process.poll() not in (None, 0):
                     process.check()
-            time.sleep(0.05)
+            if on_poll is not None:
+                on_poll()
+            time.sleep(0.1)
         for process in processes:
             process.check()
     finally:

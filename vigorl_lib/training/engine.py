@@ -20,9 +20,7 @@ from torch import Tensor, nn
 
 from vigorl_lib.errors import ConfigError, InternalError
 from vigorl_lib.training.config import EngineConfig, ScheduleConfig
-from vigorl_lib.training.module import VISION, LogProbModule, is_named
-
-log = logging.getLogger(__name__)
+from vigorl_lib.training.module import LogProbModule, is_named
 
 _PREFIX = "model."
 """What `LogProbModule` puts before the names of the model's own parameters."""
@@ -66,9 +64,8 @@ class Engine:
         self.config = config
         self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self._total_steps = total_steps
-        self._frozen = {name for name, _ in module.named_parameters() if _matches(name, config.freeze)}
         for name, parameter in module.named_parameters():
-            parameter.requires_grad_(name not in self._frozen)
+            parameter.requires_grad_(not any(is_named(name, frozen) for frozen in config.freeze))
         if config.gradient_checkpointing:
             module.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         module.train()
@@ -167,10 +164,6 @@ def schedule_factor(schedule: ScheduleConfig, step: int, total_steps: int) -> fl
     return schedule.final_factor + (1.0 - schedule.final_factor) * shape
 
 
-def keeps_vision_outside(config: EngineConfig) -> bool:
-    return VISION in config.freeze
-
-
 def _parameter_groups(module: nn.Module, config: EngineConfig) -> list[dict[str, Any]]:
     """Trained parameters by learning-rate factor and decay; vectors (norms, biases) do not decay."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -198,7 +191,3 @@ def _deepspeed_config(config: EngineConfig) -> dict[str, Any]:
         "zero_optimization": {"stage": config.zero_stage, "overlap_comm": False},
         "steps_per_print": None,
     }
-
-
-def _matches(name: str, modules: tuple[str, ...]) -> bool:
-    return any(is_named(name, module) for module in modules)
