@@ -111,6 +111,14 @@ def test_a_dialogue_is_short_and_its_tokens_are_the_only_ones_that_spell_it(text
     assert len(ids) <= 30
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_the_words_of_every_scene_are_whole_tokens(seed: int) -> None:
+    scene = synthetic.make_scene(seed)
+    assert len(TOKENIZER.encode(scene.question, add_special_tokens=False)) == 3
+    assert len(TOKENIZER.encode(f" {scene.answer}", add_special_tokens=False)) == 1
+    assert len(TOKENIZER.encode(synthetic.make_caption(seed).text, add_special_tokens=False)) <= 12
+
+
 def test_a_turn_never_shares_a_last_token_with_another_kind_of_turn() -> None:
     last = [TOKENIZER.convert_ids_to_tokens(TOKENIZER.encode(text, add_special_tokens=False))[-1] for text in TURNS]
     assert [token.endswith("</tool_call>") for token in last] == [True, True, False, False, False]

@@ -15,7 +15,8 @@ from typing import Any
 import click
 
 from vigorl_lib.cli.common import recipe_options, resolve, run_async
-from vigorl_lib.recipes.schema import Recipe
+from vigorl_lib.errors import ConfigError
+from vigorl_lib.recipes.schema import RECIPES, Recipe
 
 POLICIES = ("captions", "sft", "mix", "grpo")
 """Stages whose final models are measured, in the order in which they come from each other."""
@@ -37,20 +38,28 @@ TITLES = {
 
 @click.command()
 @click.option("--setup-seconds", default=0.0, help="What the set-up took, to be told at the end.")
+@click.option(
+    "--stage-set",
+    "stage_overrides",
+    multiple=True,
+    metavar="STAGE:KEY=VALUE",
+    help="Override one key of one stage's recipe, e.g. captions:sft.steps=20.",
+)
 @recipe_options(default="quickstart")
-def quickstart(recipe: Recipe, setup_seconds: float) -> None:
+def quickstart(recipe: Recipe, setup_seconds: float, stage_overrides: tuple[str, ...]) -> None:
     """The whole story on this machine, in one command."""
-    story = _Story(recipe)
+    story = _Story(recipe, _by_stage(stage_overrides))
     story.run()
     click.echo(story.summary(setup_seconds))
 
 
 class _Story:
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, overrides: dict[str, list[str]]) -> None:
         from vigorl_lib.jobs.stages import StageRunner
         from vigorl_lib.storage.base import open_storage
 
         self.recipe = recipe
+        self.overrides = overrides
         self.root = Path(recipe.root)
         self.storage = open_storage(recipe.root)
         self.stages = StageRunner(self.storage, f"runs/{recipe.run_id}", _announce)
@@ -86,7 +95,8 @@ class _Story:
     def _recipe(self, name: str, **values: Any) -> Recipe:
         """A stage's recipe under this run's root and seed."""
         base = {"root": self.recipe.root, "seed": self.recipe.seed, **values}
-        return resolve(f"quickstart-{name}", tuple(f"{key}={json.dumps(value)}" for key, value in base.items()))
+        own = [f"{key}={json.dumps(value)}" for key, value in base.items()]
+        return resolve(f"quickstart-{name}", (*own, *self.overrides.get(name, ())))
 
     def _model(self) -> dict[str, float]:
         from vigorl_lib.cli.programs import run_vigorl
@@ -157,6 +167,21 @@ class _Story:
 
         configs = {name: {"policy": policy, "root": self.recipe.root} for name, policy in policies.items()}
         return running_services(self.root / "services", configs, root=self.recipe.root)
+
+
+def _by_stage(overrides: tuple[str, ...]) -> dict[str, list[str]]:
+    """`stage:key=value` overrides by stage."""
+    by_stage: dict[str, list[str]] = {}
+    for override in overrides:
+        stage, separator, assignment = override.partition(":")
+        if not separator or not (RECIPES / f"quickstart-{stage}.yaml").is_file():
+            stages = sorted(path.stem.removeprefix("quickstart-") for path in RECIPES.glob("quickstart-*.yaml"))
+            raise ConfigError(
+                f"--stage-set: expected STAGE:KEY=VALUE with a stage of {', '.join(stages)}, found {override!r}",
+                reason="OVERRIDE_INVALID",
+            )
+        by_stage.setdefault(stage, []).append(assignment)
+    return by_stage
 
 
 def _announce(name: str, title: str) -> None:

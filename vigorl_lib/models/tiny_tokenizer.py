@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vigorl_lib.data import synthetic
 from vigorl_lib.domain import grammar
 from vigorl_lib.domain.geometry import Point
 
@@ -47,8 +46,11 @@ _VOCABULARY_TEXT = (
     "The tile is at (. The dot is. The dot at is.",
     grammar.BACKTRACK_PHRASE,
     grammar.FORCED_ANSWER_THOUGHT,
-    " ".join(("", *synthetic.TILE_COLORS, *synthetic.ANSWERS, "gray")),
+    " red green blue yellow orange purple white black cyan pink gray",
 )
+"""Texts whose words are whole tokens: those of the synthetic dialogues and of their prompts."""
+
+_QUESTION_PIECES = ("What color is the dot on the", " tile?")
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -109,7 +111,7 @@ def fixed_pieces() -> tuple[str, ...]:
         f". {end}\n{grammar.ANSWER_OPEN}",
         f"\n{grammar.ANSWER_OPEN}",
         f" {grammar.ANSWER_CLOSE}",
-        *synthetic.QUESTION.split(" {color}"),
+        *_QUESTION_PIECES,
         "system\n",
         "user\n",
         "assistant\n",
