@@ -37,9 +37,12 @@ def annotated(trajectory: Trajectory, image: Image, targets: tuple[Box, ...] = (
 
 
 def marks_of(trajectory: Trajectory, original: Size, targets: tuple[Box, ...] = ()) -> Marks:
-    """Each turn's last point, in order, and the windows that were shown."""
+    """Each turn's last point, in order and without repeats, and the windows that were shown."""
     frames = FrameMap(original, trajectory.model_size or original)
-    cited = [record.turn.cited[-1] for record in trajectory.turns if record.turn.cited]
+    cited: list[Point] = []
+    for record in trajectory.turns:
+        # An answer usually names the point of the zoom before it again.
+        cited += [point for point in record.turn.cited[-1:] if point not in cited[-1:]]
     windows = tuple(record.crop.window for record in trajectory.turns if record.crop is not None)
     return Marks(tuple(frames.point(point, Frame.ORIGINAL) for point in cited), windows, targets)
 
@@ -56,11 +59,21 @@ def mark(picture: PILImage.Image, marks: Marks) -> PILImage.Image:
     points = [(point.x * scale, point.y * scale) for point in marks.points]
     if len(points) > 1:
         pen.line(points, fill=POINT_COLOR, width=2)
-    radius = max(9, round(max(canvas.size) / 55))
-    font = ImageFont.load_default(size=round(radius * 1.35))
+    radius = max(7, round(max(canvas.size) / 70))
+    font = ImageFont.load_default(size=round(radius * 1.7))
     for number, (x, y) in enumerate(points, 1):
-        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=POINT_COLOR, outline="white", width=2)
-        pen.text((x, y), str(number), fill="white", font=font, anchor="mm")
+        # A ring, so that what is pointed at stays visible; its number stands beside it.
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), outline="white", width=4)
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), outline=POINT_COLOR, width=2)
+        pen.text(
+            (x + radius * 1.2, y - radius * 1.2),
+            str(number),
+            POINT_COLOR,
+            font,
+            "mm",
+            stroke_width=3,
+            stroke_fill="white",
+        )
     return canvas
 
 

@@ -16,7 +16,7 @@ from vigorl_lib.domain.example import Example
 from vigorl_lib.domain.trajectory import Trajectory
 from vigorl_lib.evaluation.metrics import SampleRecord, accuracy, compare, split_by, summarize
 from vigorl_lib.evaluation.run import read_kept_trajectories, read_records
-from vigorl_lib.evaluation.table import SPLIT_TAG, cells_to_json, comparison, render_table
+from vigorl_lib.evaluation.table import SPLIT_TAG, cells_to_json, comparison, comparisons_to_json, render_table
 from vigorl_lib.jobs.stages import StageRecord
 from vigorl_lib.recipes.schema import Recipe
 from vigorl_lib.report import page
@@ -168,11 +168,12 @@ def _comparisons(run: _Run) -> list[dict[str, Any]]:
         (("sft", MULTI), ("sft", SINGLE), "small"),
         (("sft", MULTI), ("captions", MULTI), ""),
     ]
-    return [
-        comparison(run.cells, first, second, value=value, samples=samples)
-        for first, second, value in wanted
+    comparisons = [
+        comparison(run.cells, first, second, examples=examples, samples=samples)
+        for first, second, examples in wanted
         if first in run.cells and second in run.cells
     ]
+    return comparisons_to_json(comparisons)
 
 
 def _comparison_table(comparisons: Sequence[dict[str, Any]]) -> str:
