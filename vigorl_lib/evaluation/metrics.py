@@ -129,7 +129,7 @@ def summarize(records: Sequence[SampleRecord]) -> dict[str, float]:
         "point_error_mean_px": fmean(errors) if errors else math.nan,
         "hit_rate": fmean(hits) if hits else math.nan,
         "pointed": len(errors) / len(records) if records else 0.0,
-        **{f"invalid/{kind}": _mean(records, lambda r, kind=kind: r.invalid.get(kind, 0)) for kind in _kinds(records)},
+        **_invalid_by_kind(records),
         **_shares("stop", [record.stop for record in records]),
         **_shares("outcome", [record.outcome for record in records]),
     }
@@ -141,8 +141,12 @@ def split_by(records: Sequence[SampleRecord], tag: str) -> dict[str, list[Sample
     return {value: [record for record in records if record.tags.get(tag) == value] for value in values}
 
 
-def _kinds(records: Sequence[SampleRecord]) -> list[str]:
-    return sorted({kind for record in records for kind in record.invalid})
+def _invalid_by_kind(records: Sequence[SampleRecord]) -> dict[str, float]:
+    """Invalid turns a sample, each kind apart."""
+    counts: Counter[str] = Counter()
+    for record in records:
+        counts.update(record.invalid)
+    return {f"invalid/{kind}": count / len(records) for kind, count in sorted(counts.items())}
 
 
 def _mean(records: Sequence[SampleRecord], of: Callable[[SampleRecord], float]) -> float:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from vigorl_lib.evaluation.metrics import Paired, Proportion
 
@@ -44,9 +44,6 @@ def difference(paired: Paired) -> str:
     return f"{100 * paired.difference:+.1f} <small>[{100 * paired.low:+.1f}, {100 * paired.high:+.1f}]</small>"
 
 
-def number(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
-
-
-def definition(pairs: Sequence[tuple[str, Any]]) -> str:
-    return " · ".join(f"{escape(name)} <code>{escape(str(value))}</code>" for name, value in pairs)
+def number(value: float, form: str) -> str:
+    """A figure, or a dash where there is none."""
+    return "–" if math.isnan(value) else format(value, form)

@@ -137,17 +137,27 @@ def _results_table(run: _Run) -> str:
                 *(page.share(accuracy(parts[v])) if v in parts else "–" for v in values),
                 f"{figures['zoom_rate']:.0%}",
                 f"{figures['turns']:.2f}",
-                f"{figures['hit_rate']:.0%}",
-                f"{figures['point_error_median_px']:.1f}",
-                _shares(figures, "outcome/"),
+                page.number(figures["hit_rate"], ".0%"),
+                page.number(figures["point_error_median_px"], ".1f"),
             ]
         )
     header = ["policy", "mode", "n", "accuracy %", *(f"{v} %" for v in values)]
-    header += ["zooms", "turns", "hit", "error px", "outcomes"]
+    header += ["zooms", "turns", "hit", "error px"]
+    outcomes = [
+        [
+            f"{NAMES.get(policy, policy)}, {mode.replace('_', ' ')}",
+            _shares(figures, "outcome/"),
+            _shares(figures, "stop/"),
+        ]
+        for (policy, mode), records in run.cells.items()
+        for figures in [summarize(records)]
+    ]
     return page.table(header, rows, lead_rows=lead) + (
         '<p class="soft">Greedy answers; 95 % Wilson intervals. Four answers are possible, so chance is 25 %. '
         "<i>hit</i>: the last zoom shows the target, or the last cited point lies on it; <i>error</i>: median distance "
         "of that point to the target's middle, in pixels of the model's view.</p>"
+        f"<details><summary>How answers came out and why conversations ended</summary>"
+        f"{page.table(['policy, mode', 'outcome', 'stop'], outcomes)}</details>"
     )
 
 

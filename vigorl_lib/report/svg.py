@@ -32,10 +32,12 @@ def line_chart(title: str, x_label: str, series: Sequence[Series], *, percent: b
     if not xs:
         return ""
     x_max = max(max(xs), 1)
-    y_low, y_high = (0.0, 1.0) if percent else (0.0, max(ys) * 1.05 or 1.0)
+    # A loss begins many times higher than it ever is again: cut the first few per cent off at the top.
+    y_low, y_high = (0.0, 1.0) if percent else (0.0, sorted(ys)[int(0.96 * (len(ys) - 1))] * 1.1 or 1.0)
 
     def at(x: float, y: float) -> tuple[float, float]:
         px = LEFT + x / x_max * (WIDTH - LEFT - RIGHT)
+        y = min(y, y_high)
         py = HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
         return round(px, 1), round(py, 1)
 
