@@ -136,7 +136,8 @@ def test_known_sizes_have_known_token_counts(rule: ResizeRule, size: Size, model
 
 
 @pytest.mark.parametrize(
-    ("size", "reason"), [(Size(0, 5), "IMAGE_EMPTY"), (Size(5, -1), "IMAGE_EMPTY"), (Size(201, 1), "IMAGE_ASPECT_RATIO")]
+    ("size", "reason"),
+    [(Size(0, 5), "IMAGE_EMPTY"), (Size(5, -1), "IMAGE_EMPTY"), (Size(201, 1), "IMAGE_ASPECT_RATIO")],
 )
 def test_a_size_that_no_processor_takes_is_refused(size: Size, reason: str) -> None:
     with pytest.raises(DataError) as caught:

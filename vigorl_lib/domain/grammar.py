@@ -281,9 +281,7 @@ class TurnScanner:
         # A closing tag may straddle two deltas: look back by the longest tag's length.
         start = max(0, len(self.text) - len(TOOL_CLOSE))
         self.text += delta
-        ends = [
-            position + len(stop) for stop in ACTION_STOPS if (position := self.text.find(stop, start)) >= 0
-        ]
+        ends = [position + len(stop) for stop in ACTION_STOPS if (position := self.text.find(stop, start)) >= 0]
         if ends:
             self.text = self.text[: min(ends)]
             self.complete = True
