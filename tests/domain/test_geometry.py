@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vigorl_lib.domain.geometry import (
@@ -102,6 +102,7 @@ def test_at_an_edge_shift_keeps_the_size_and_clamp_cuts_it() -> None:
         assert crop_window(middle, (20, 10), image, border) == Box(40, 45, 60, 55)
 
 
+@settings(deadline=None)  # The first example pays the import.
 @given(size=sizes, factor=st.sampled_from([28, 32]), low=st.integers(1, 64), more=st.integers(4, 400))
 def test_the_resize_rule_is_that_of_the_released_processor(size: Size, factor: int, low: int, more: int) -> None:
     pil = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl")

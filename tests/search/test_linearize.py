@@ -254,3 +254,14 @@ async def test_chains_too_long_or_without_points_are_left_out() -> None:
     tree = await tree_of(two_ways)
     assert {c.mode for c in made([tree], ALL.model_copy(update={"max_turns": 2})).train} == {"single_turn"}
     assert not made([tree], ALL.model_copy(update={"min_points": 9})).train
+
+
+async def test_single_turn_chains_can_leave_out_what_only_a_crop_showed(trees: list[Tree]) -> None:
+    """A thought written after a zoom says what one look cannot show; the switch keeps it from single-turn chains."""
+    every = [spoken(c)[0] for c in made(trees).train if kind_of(c) == "single"]
+    config = ALL.model_copy(update={"single_turn_after_zoom": False})
+    kept = [spoken(c)[0] for c in made(trees, config).train if kind_of(c) == "single"]
+    assert kept
+    assert set(kept) < set(every)
+    assert any("The dot at" in text for text in every)
+    assert not any("The dot at" in text for text in kept)

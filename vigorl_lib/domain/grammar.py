@@ -241,19 +241,22 @@ def _action(text: str, strict: bool, frame: Frame) -> Action:
         if text[:begin].strip():
             return Malformed(MalformedReason.TEXT_OUTSIDE_TAGS, f"found text between {THINK_CLOSE} and {opening}")
     if is_tool:
-        return _zoom(body, frame)
+        return _zoom(body, strict, frame)
     if strict and _TAG.search(body):
         return Malformed(MalformedReason.SEVERAL_ACTIONS, "found a tag inside the answer")
     answer_text = body.strip()
     return Answer(answer_text) if answer_text else Malformed(MalformedReason.EMPTY_ANSWER, "the answer is empty")
 
 
-def _zoom(body: str, frame: Frame) -> Action:
+def _zoom(body: str, strict: bool, frame: Frame) -> Action:
     expected = f'expected {{"name": "{TOOL_NAME}", "arguments": {{"coordinate": [x, y]}}}}'
     try:
-        coordinate = json.loads(body)["arguments"]["coordinate"]
-        x, y = coordinate
+        call = json.loads(body)
+        x, y = call["arguments"]["coordinate"]
+        named = call.get("name") == TOOL_NAME
     except (ValueError, KeyError, TypeError, RecursionError):
+        return Malformed(MalformedReason.BAD_TOOL_CALL, expected)
+    if strict and not named:
         return Malformed(MalformedReason.BAD_TOOL_CALL, expected)
     if not all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < 1e9 for v in (x, y)):
         return Malformed(MalformedReason.BAD_TOOL_CALL, f"{expected} with two numbers")

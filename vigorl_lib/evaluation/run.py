@@ -151,10 +151,10 @@ def read_records(storage: Storage, prefix: str) -> list[SampleRecord]:
     return list(records.values())
 
 
-def read_kept_trajectories(storage: Storage, prefix: str, images: ImageStore) -> list[Trajectory]:
-    """Trajectories that an evaluation kept, with their images."""
+def read_kept_trajectories(storage: Storage, prefix: str) -> list[Trajectory]:
+    """Trajectories that an evaluation kept; their images are in the image store."""
     return [
-        record_to_trajectory(entry["trajectory"], images, where=prefix)
+        record_to_trajectory(entry["trajectory"], where=prefix)
         for entry in read_segments(storage, prefix)
         if "trajectory" in entry
     ]

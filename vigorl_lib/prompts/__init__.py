@@ -29,14 +29,14 @@ class Prompt:
 @lru_cache
 def load_prompt(family: str, name: str) -> Prompt:
     """The prompt of a family and mode. Raises ConfigError (PROMPT_UNKNOWN) that names close ones."""
-    path = FOLDER / family / f"{name}.txt"
-    if not path.is_file():
-        known = prompt_names()
+    known = prompt_names()
+    # Membership, not existence: names come with requests, and `..` must not lead out of the folder.
+    if f"{family}/{name}" not in known:
         close = get_close_matches(f"{family}/{name}", known, n=3) or known
         raise ConfigError(
             f"no prompt {family}/{name}; expected one of {', '.join(close)}", reason="PROMPT_UNKNOWN", family=family
         )
-    text = path.read_text(encoding="utf-8").strip()
+    text = (FOLDER / family / f"{name}.txt").read_text(encoding="utf-8").strip()
     return Prompt(f"{family}/{name}", text, sha256(text.encode()).hexdigest())
 
 

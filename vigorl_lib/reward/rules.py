@@ -1,8 +1,8 @@
 """The composed reward of the paper: answer, format, distinct points.
 
-`answer` is 1 for a right answer. `format` is 1 for a trajectory whose every turn is well formed, none
-invalid, that ends in an answer and cites a point where one is required. `distinct` counts the points
-beyond the first that lie apart from each other. The total is
+`answer` is 1 for a right answer. `format` is 1 for a trajectory whose every turn could be read and acted
+on, that ends in an answer and cites a point where one is required. `distinct` counts the points
+beyond the first that lie apart from each other, in a well formed trajectory. The total is
 `answer_weight · answer + format_weight · (format + distinct_bonus · distinct)`; parts are reported
 unweighted. Pure functions of truth and trajectory; nothing here asks a model.
 """
@@ -43,21 +43,19 @@ def score_trajectory(example: Example, trajectory: Trajectory, config: RewardCon
     """Score one trajectory. Raises RewardError where the truth is incomplete."""
     frames = _frames(example, trajectory)
     outcome = _outcome(example, trajectory, frames)
-    parts = {
-        "answer": float(outcome is RewardOutcome.CORRECT),
-        "format": float(well_formed(trajectory, require_point=config.require_point)),
-        "distinct": 0.0,
-    }
-    if config.distinct_when == "always" or (config.distinct_when == "correct" and outcome is RewardOutcome.CORRECT):
+    formed = well_formed(trajectory, require_point=config.require_point)
+    parts = {"answer": float(outcome is RewardOutcome.CORRECT), "format": float(formed), "distinct": 0.0}
+    paid = config.distinct_when == "always" or (config.distinct_when == "correct" and parts["answer"] > 0)
+    if formed and paid:
         points = distinct_points(_cited(trajectory), config.distinct_radius_px, frames)
         parts["distinct"] = float(min(max(0, points - 1), config.distinct_cap))
-    formed = parts["format"] * (1 + config.distinct_bonus * parts["distinct"])
-    total = config.answer_weight * parts["answer"] + config.format_weight * formed
+    in_form = parts["format"] + config.distinct_bonus * parts["distinct"]
+    total = config.answer_weight * parts["answer"] + config.format_weight * in_form
     return Score(total, parts, outcome)
 
 
 def well_formed(trajectory: Trajectory, *, require_point: bool) -> bool:
-    """Every turn parsed strictly and was acted on, and the last one answers."""
+    """Every turn could be read, as strictly as its task asked for, and acted on, and the last one answers."""
     if trajectory.stop is not StopReason.ANSWERED:
         return False
     if any(record.invalid or isinstance(record.turn.action, Malformed) for record in trajectory.turns):

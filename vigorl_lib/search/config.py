@@ -44,6 +44,8 @@ class LinearizeConfig(Section):
     """Share of multi-turn chains that answer without a zoom; null takes what the trees hold, 0 zooms only."""
     single_turn: bool = True
     """Also write single-turn chains: all thoughts in one block."""
+    single_turn_after_zoom: bool = True
+    """Make single-turn chains of rollouts that zoomed, too. Their last thoughts say what only the crop showed."""
     single_turn_prompt: str = "single_turn"
     """Prompt file that single-turn chains are given."""
     multi_turn_prompt: str = ""

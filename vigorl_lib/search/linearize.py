@@ -57,6 +57,10 @@ class Draft:
         return any(BACKTRACK_PHRASE in exchange.record.turn.thought for exchange in self.exchanges)
 
     @property
+    def zooms(self) -> bool:
+        return any(isinstance(exchange.record.turn.action, Zoom) for exchange in self.exchanges)
+
+    @property
     def texts(self) -> tuple[str, ...]:
         return tuple(exchange.record.text for exchange in self.exchanges)
 
@@ -96,7 +100,8 @@ def chains_of(tree: Tree, config: LinearizeConfig, prompts: ChainPrompts, seed: 
     drafts = drafts_of(tree, config)
     random.Random(derive_seed(seed, "linearize", tree.example_id)).shuffle(drafts)
     multi = _capped([draft for draft in drafts if _is_multi_turn(draft, config)], config)
-    singles = _capped(_unique(map(single_turn, drafts)), config) if config.single_turn else []
+    alone = [draft for draft in drafts if config.single_turn_after_zoom or not draft.zooms]
+    singles = _capped(_unique(map(single_turn, alone)), config) if config.single_turn else []
     made = [(CORRECTED if d.corrected else DIRECT, demonstrate(d, config, prompts.multi_turn)) for d in multi]
     made += [(SINGLE, demonstrate(d, config, prompts.single_turn)) for d in singles]
     chains = []
