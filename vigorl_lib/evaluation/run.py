@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -24,7 +25,7 @@ from vigorl_lib.evaluation.metrics import SampleRecord
 from vigorl_lib.reward.base import Reward, RewardOutcome, Score
 from vigorl_lib.reward.config import RewardConfig
 from vigorl_lib.rollout.run import rollout_many, solve
-from vigorl_lib.rollout.step import StepError, Stepper
+from vigorl_lib.rollout.step import Stepper
 from vigorl_lib.storage.base import Storage
 from vigorl_lib.storage.images import ImageStore
 from vigorl_lib.storage.segments import SegmentWriter, read_segments
@@ -61,7 +62,9 @@ async def evaluate(
     (EVALUATION_DIFFERS) if records under the prefix were made with other settings.
     """
     await _claim(storage, prefix, stepper, reward_config, seed)
-    done = {record.example_id: record for record in read_records(storage, prefix)}
+    asked = {example.example_id for example in examples}
+    records = read_records(storage, prefix)
+    done = {record.example_id: record for record in records if record.example_id in asked}
     images = ImageStore(storage)
     kept = {example.example_id for example in examples[:keep_trajectories]}
     missing = [example for example in examples if example.example_id not in done]
@@ -72,14 +75,15 @@ async def evaluate(
 
     with SegmentWriter(storage, prefix) as writer:
         jobs = (partial(sample, example) for example in missing)
-        async for result in rollout_many(jobs, max_in_flight=max_in_flight):
-            name = result.example.example_id
-            if result.scored is None:
-                failed.append(f"{name}: {result.error}")
-            else:
-                done[name] = to_record(result.example, *result.scored)
-                writer.append(_entry(done[name], *result.scored, images if name in kept else None))
-            on_sample(len(done) + len(failed), len(examples), len(failed))
+        async with aclosing(rollout_many(jobs, max_in_flight=max_in_flight)) as results:
+            async for result in results:
+                name = result.example.example_id
+                if result.scored is None:
+                    failed.append(f"{name}: {result.error}")
+                else:
+                    done[name] = to_record(result.example, *result.scored)
+                    writer.append(_entry(done[name], *result.scored, images if name in kept else None))
+                on_sample(len(done) + len(failed), len(examples), len(failed))
     if failed:
         raise PolicyError(
             f"{len(failed)} of {len(examples)} samples failed, first {failed[0]}; run the same command again",
@@ -95,11 +99,11 @@ async def _sample(
     seed_path = (seed, "evaluate", example.example_id)
     try:
         trajectory = await solve(stepper, example, trajectory_id=trajectory_id, seed_path=seed_path)
-    except StepError as error:
+        if trajectory.stop.is_error:
+            return _Sample(example, None, trajectory.error or trajectory.stop.value)
+        (score,) = await reward.score([(example, trajectory)], config=config)
+    except VigorlError as error:
         return _Sample(example, None, f"{error.reason}: {error.message}")
-    if trajectory.stop.is_error:
-        return _Sample(example, None, trajectory.error)
-    (score,) = await reward.score([(example, trajectory)], config=config)
     if isinstance(score, VigorlError):
         return _Sample(example, None, f"{score.reason}: {score.message}")
     if isinstance(score, Exception):
@@ -124,7 +128,7 @@ async def _claim(storage: Storage, prefix: str, stepper: Stepper, reward: Reward
         "task": stepper.task.model_dump(mode="json"),
         "prompt_sha256": stepper.prompt.sha256,
         "reward": reward.model_dump(mode="json"),
-        "policy": {"name": policy.name, "revision": policy.revision, "version": policy.version},
+        "policy": {"name": policy.name, "model": policy.model, "version": policy.version},
         "resize": asdict(policy.resize),
         "seed": seed,
     }

@@ -1,106 +1,92 @@
-"""Pictures for people: numbered points, target boxes and crop windows drawn onto the original."""
+"""Pictures as bytes: a trajectory's marks painted onto its image, and small copies for the page."""
 
 from __future__ import annotations
 
 import base64
 import io
-from dataclasses import dataclass
 
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
-from vigorl_lib.domain.geometry import Box, Frame, FrameMap, Point, Size
+from vigorl_lib.domain.example import Example
+from vigorl_lib.domain.geometry import Box, Size
 from vigorl_lib.domain.image import Image
 from vigorl_lib.domain.trajectory import Trajectory
+from vigorl_lib.errors import DataError
 from vigorl_lib.models.pixels import decode
+from vigorl_lib.report.marks import Marks, on_original, place_labels
 
-POINT_COLOR, WINDOW_COLOR, TARGET_COLOR = (255, 59, 92), (255, 255, 255), (0, 210, 120)
+INK, WINDOW, TARGET = (22, 24, 29), (255, 255, 255), (61, 240, 148)
+Color = tuple[int, int, int]
 MIN_SIDE_PX = 640
-"""Small pictures are enlarged to this side first, so that numbers stay legible."""
+"""Smaller pictures are enlarged to this side first, so that numbers stay legible."""
 
 
-@dataclass(frozen=True, slots=True)
-class Marks:
-    """What to draw; everything in the original frame."""
-
-    points: tuple[Point, ...] = ()
-    windows: tuple[Box, ...] = ()
-    targets: tuple[Box, ...] = ()
-
-
-def annotated(trajectory: Trajectory, image: Image, targets: tuple[Box, ...] = ()) -> bytes:
-    """The image with a trajectory's numbered points and crop windows, as PNG."""
-    picture = mark(_decoded(image), marks_of(trajectory, image.size, targets))
+def annotated(trajectory: Trajectory, image: Image, example: Example | None = None) -> bytes:
+    """The image with a trajectory's numbered points and crop windows and, if given, the example's target; PNG."""
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    paint(_pixels(image), on_original(trajectory, image.size, example)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def marks_of(trajectory: Trajectory, original: Size, targets: tuple[Box, ...] = ()) -> Marks:
-    """Each turn's last point, in order and without repeats, and the windows that were shown."""
-    frames = FrameMap(original, trajectory.model_size or original)
-    cited: list[Point] = []
-    for record in trajectory.turns:
-        # An answer usually names the point of the zoom before it again.
-        cited += [point for point in record.turn.cited[-1:] if point not in cited[-1:]]
-    windows = tuple(record.crop.window for record in trajectory.turns if record.crop is not None)
-    return Marks(tuple(frames.point(point, Frame.ORIGINAL) for point in cited), windows, targets)
-
-
-def mark(picture: PILImage.Image, marks: Marks) -> PILImage.Image:
-    """Draw onto an enlarged copy."""
+def paint(picture: PILImage.Image, marks: Marks) -> PILImage.Image:
+    """Marks on a copy of the picture, enlarged if it is small."""
     scale = max(1.0, MIN_SIDE_PX / max(picture.size))
     canvas = picture.resize((round(picture.width * scale), round(picture.height * scale)), PILImage.Resampling.BICUBIC)
     pen = ImageDraw.Draw(canvas)
-    for box in marks.targets:
-        _rectangle(pen, box, scale, TARGET_COLOR)
-    for box in marks.windows:
-        _rectangle(pen, box, scale, WINDOW_COLOR)
-    points = [(point.x * scale, point.y * scale) for point in marks.points]
-    if len(points) > 1:
-        pen.line(points, fill=POINT_COLOR, width=2)
-    radius = max(7, round(max(canvas.size) / 70))
-    font = ImageFont.load_default(size=round(radius * 1.7))
-    for number, (x, y) in enumerate(points, 1):
+    unit = max(canvas.size) / MIN_SIDE_PX
+    for boxes, color in ((marks.targets, TARGET), (marks.windows, WINDOW)):
+        for box in boxes:
+            _rectangle(pen, box, scale, unit, color)
+    radius = 12 * unit
+    font = ImageFont.load_default(size=round(radius * 1.35))
+    places = [(spot.x * scale, spot.y * scale) for spot in marks.spots]
+    for x, y in places:
         # A ring, so that what is pointed at stays visible; its number stands beside it.
-        pen.ellipse((x - radius, y - radius, x + radius, y + radius), outline="white", width=4)
-        pen.ellipse((x - radius, y - radius, x + radius, y + radius), outline=POINT_COLOR, width=2)
-        pen.text(
-            (x + radius * 1.2, y - radius * 1.2),
-            str(number),
-            POINT_COLOR,
-            font,
-            "mm",
-            stroke_width=3,
-            stroke_fill="white",
-        )
+        _circle(pen, x, y, 13 * unit, None, INK, 5 * unit)
+        _circle(pen, x, y, 12 * unit, None, WINDOW, 2.5 * unit)
+    for spot, (x, y) in zip(marks.spots, place_labels(places, Size(*canvas.size), 1.8 * radius), strict=True):
+        _circle(pen, x, y, radius, INK, WINDOW, 2 * unit)
+        pen.text((x, y), spot.label, fill=WINDOW, font=font, anchor="mm")
     return canvas
 
 
-def data_uri(picture: PILImage.Image, *, quality: int = 82) -> str:
-    """A picture as a JPEG data URI."""
+def thumbnail_uri(image: Image, max_side: int) -> str:
+    """A copy whose longer side is at most `max_side` pixels, as a JPEG data URI."""
+    picture = _pixels(image)
+    picture.thumbnail((max_side, max_side), PILImage.Resampling.LANCZOS)
+    return _jpeg_uri(picture, 80)
+
+
+def view_uri(image: Image, size: Size, max_side: int) -> str:
+    """The image as a policy sees it, `size` pixels, shrunk further only if it is very large."""
+    picture = _pixels(image).resize((size.width, size.height), PILImage.Resampling.BICUBIC)
+    picture.thumbnail((max_side, max_side), PILImage.Resampling.LANCZOS)
+    return _jpeg_uri(picture, 88)
+
+
+def _pixels(image: Image) -> PILImage.Image:
+    if image.data is None:
+        raise DataError(
+            f"the image {image.sha256} has no bytes at hand; load it from storage first", reason="IMAGE_NOT_AT_HAND"
+        )
+    return decode(image.data)
+
+
+def _jpeg_uri(picture: PILImage.Image, quality: int) -> str:
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality)
+    picture.save(buffer, "JPEG", quality=quality, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def image_uri(image: Image) -> str:
-    """An encoded image as a data URI, bytes unchanged."""
-    data = image.data if image.data is not None else b""
-    return f"data:{image.media_type};base64," + base64.b64encode(data).decode()
+def _rectangle(pen: ImageDraw.ImageDraw, box: Box, scale: float, unit: float, color: Color) -> None:
+    x0, y0, x1, y1 = (value * scale for value in (box.x0, box.y0, box.x1, box.y1))
+    # A dark line around the bright one keeps it visible on any ground.
+    pen.rectangle((x0 - unit, y0 - unit, x1 + unit, y1 + unit), outline=INK, width=round(4 * unit))
+    pen.rectangle((x0, y0, x1, y1), outline=color, width=round(2 * unit))
 
 
-def _decoded(image: Image) -> PILImage.Image:
-    return decode(image.data if image.data is not None else b"")
-
-
-def picture_uri(image: Image, marks: Marks) -> str:
-    """An image with its marks as a data URI."""
-    return data_uri(mark(_decoded(image), marks))
-
-
-def _rectangle(pen: ImageDraw.ImageDraw, box: Box, scale: float, color: tuple[int, int, int]) -> None:
-    edges = (box.x0 * scale, box.y0 * scale, box.x1 * scale, box.y1 * scale)
-    # A dark line under the bright one keeps it visible on any ground.
-    pen.rectangle([edges[0] - 1, edges[1] - 1, edges[2] + 1, edges[3] + 1], outline=(0, 0, 0), width=4)
-    pen.rectangle(edges, outline=color, width=2)
+def _circle(
+    pen: ImageDraw.ImageDraw, x: float, y: float, radius: float, fill: Color | None, line: Color, width: float
+) -> None:
+    pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill, outline=line, width=round(width))

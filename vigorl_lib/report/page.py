@@ -1,49 +1,118 @@
-"""The page: sections in order, one self-contained HTML file without any outside asset."""
+"""A report as one self-contained HTML file: no outside asset, no script, the same bytes for the same report."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from vigorl_lib.evaluation.metrics import Paired, Proportion
+from vigorl_lib.report.chain import render_chain
+from vigorl_lib.report.content import Case, Report, SearchPart
+from vigorl_lib.report.results import charts, comparison_table, costs, results_table
+from vigorl_lib.report.trajectory import render_scene, render_trajectory
+from vigorl_lib.report.tree import render_tree
+
+LEGEND = (
+    '<p class="legend"><span class="key box target">target</span><span class="key box window">what a zoom showed</span>'
+    '<span class="key spot">1</span> points, numbered as they were first cited; coordinates are pixels of the first '
+    "view</p>"
+)
 
 
-def page(title: str, lead: str, sections: Sequence[tuple[str, str]]) -> str:
-    """A whole document; `sections` are (heading, HTML)."""
-    style = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
-    body = "".join(f"<section><h2>{escape(heading)}</h2>{html}</section>" for heading, html in sections if html)
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{style}</style></head>'
-        f"<body><main><h1>{escape(title)}</h1>{lead}{body}</main></body></html>\n"
-    )
-
-
-def card(value: str, text: str) -> str:
-    return f'<div class="card"><b>{escape(value)}</b><span>{escape(text)}</span></div>'
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, lead_rows: Sequence[int] = ()) -> str:
-    """Cells are HTML; rows named in `lead_rows` stand out."""
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+def render_page(report: Report) -> str:
+    """The whole document. Images of cases, trees and chains must hold their bytes."""
+    sections = [
+        ("one-question", "One question", _opening(report)),
+        ("results", "Results", _results(report)),
+        ("learning", "Learning", charts(report)),
+        ("answers", "Questions and answers", _cases(report)),
+        ("search", "Search trees", "".join(map(_search, report.searches))),
+        ("chains", "Chains to learn from", _chains(report)),
+        ("costs", "What it cost", costs(report.stages)),
+    ]
+    shown = [section for section in sections if section[2]]
+    links = "".join(f'<a href="#{name}">{escape(heading)}</a>' for name, heading, _ in shown)
     body = "".join(
-        f"<tr{' class=lead' if k in lead_rows else ''}>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>"
-        for k, row in enumerate(rows)
+        f'<section id="{name}"><h2>{escape(heading)}</h2>{content}</section>' for name, heading, content in shown
     )
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    style = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(report.title)}</title><style>\n{style}</style></head>"
+        f"<body><nav><div><b>ViGoRL</b>{links}</div></nav><main>{_header(report)}{body}</main></body></html>\n"
+    )
 
 
-def share(value: Proportion) -> str:
-    return f"{100 * value.value:.1f} <small>[{100 * value.low:.1f}, {100 * value.high:.1f}]</small>"
+def _header(report: Report) -> str:
+    cards = "".join(
+        f'<div class="card"><b>{escape(h.value)}</b><i>{escape(h.interval)}</i><span>{escape(h.text)}</span></div>'
+        for h in report.headlines
+    )
+    notes = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in report.notes)
+    return (
+        f'<header class="top"><p class="eyebrow">run {escape(report.run_id)} · seed {report.seed}</p>'
+        f"<h1>{escape(report.title)}</h1><p>{escape(report.lead)}</p></header>"
+        f'{f"""<div class="cards">{cards}</div>""" if cards else ""}'
+        f'{f"""<dl class="notes">{notes}</dl>""" if notes else ""}'
+    )
 
 
-def difference(paired: Paired) -> str:
-    """Points with their interval, for example `+41.3 [36.0, 46.7]`."""
-    return f"{100 * paired.difference:+.1f} <small>[{100 * paired.low:+.1f}, {100 * paired.high:+.1f}]</small>"
+def _results(report: Report) -> str:
+    if not report.cells:
+        return ""
+    n = max(len(records) for records in report.cells.values())
+    pairs = comparison_table(report)
+    return (
+        f"{results_table(report)}"
+        f'<p class="soft">Percent of {n} test questions with 95 % Wilson intervals, answered greedily. <i>hit</i>: the '
+        "last zoom showed the target or, without a zoom, the last point lies on it. <i>error</i>: median distance of "
+        "that point to the target's middle, in pixels of the first view.</p>"
+        + (
+            f"<h3>The same questions, pair by pair</h3>{pairs}"
+            '<p class="soft">Percentage points with 95 % paired bootstrap intervals; p of McNemar\'s exact test.</p>'
+            if pairs
+            else ""
+        )
+    )
 
 
-def number(value: float, form: str) -> str:
-    """A figure, or a dash where there is none."""
-    return "–" if math.isnan(value) else format(value, form)
+def _opening(report: Report) -> str:
+    """The first case's last answer, large."""
+    if not report.cases:
+        return ""
+    case = report.cases[0]
+    return _case(Case(case.example, case.answers[-1:])) + LEGEND
+
+
+def _cases(report: Report) -> str:
+    rest = "".join(map(_case, report.cases))
+    intro = '<p class="soft">Chosen to show changes and mistakes, not at random.</p>'
+    return intro + LEGEND + rest if rest else ""
+
+
+def _case(case: Case) -> str:
+    example, last = case.example, case.answers[-1][1]
+    tags = "".join(f'<span class="chip">{escape(name)}: {escape(value)}</span>' for name, value in example.tags.items())
+    truth = f"truth: <b>{escape(example.truth.answer)}</b>"
+    strips = "".join(render_trajectory(trajectory, example.images[0], name) for name, trajectory in case.answers)
+    return (
+        f'<article class="case"><div class="scene">{render_scene(example, last)}'
+        f'<p class="question">{escape(example.question)}</p><p class="seen">{truth} {tags}</p></div>'
+        f'<div class="strips">{strips}</div></article>'
+    )
+
+
+def _search(part: SearchPart) -> str:
+    trees = "".join(render_tree(tree, example, unfolded=k == 0) for k, (tree, example) in enumerate(part.trees))
+    return f"<h3>{escape(part.title)}</h3>{_figures(part.figures)}{trees}"
+
+
+def _chains(report: Report) -> str:
+    chains = "".join(render_chain(chain, title) for title, chain in report.chains)
+    return f'{_figures(report.chain_figures)}<div class="chains">{chains}</div>' if chains else ""
+
+
+def _figures(figures: Sequence[tuple[str, str]]) -> str:
+    parts = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in figures)
+    return f'<dl class="figures">{parts}</dl>' if parts else ""

@@ -1,326 +1,221 @@
 """`report.html`, `results.json` and `results.txt` of a quickstart run, from what its stages left in storage.
 
-Everything shown was measured in that run. The page says what was scripted and what is a crutch.
+Everything shown was measured in that run. This module gathers; what the parts are called is
+`vigorl_lib.report.quickstart`, how they look `vigorl_lib.report.page`.
 """
 
 from __future__ import annotations
 
+import heapq
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from statistics import fmean
 from typing import Any
 
+from vigorl_lib.data.chains import read_chains
 from vigorl_lib.data.datasets import read_dataset
 from vigorl_lib.domain.example import Example
-from vigorl_lib.domain.trajectory import Trajectory
-from vigorl_lib.evaluation.metrics import SampleRecord, accuracy, compare, split_by, summarize
+from vigorl_lib.domain.image import Image
+from vigorl_lib.domain.trajectory import Message, Trajectory, TurnRecord
+from vigorl_lib.evaluation.metrics import SampleRecord
 from vigorl_lib.evaluation.run import read_kept_trajectories, read_records
 from vigorl_lib.evaluation.table import SPLIT_TAG, cells_to_json, comparison, comparisons_to_json, render_table
 from vigorl_lib.jobs.stages import StageRecord
 from vigorl_lib.recipes.schema import Recipe
-from vigorl_lib.report import page
-from vigorl_lib.report.draw import marks_of, picture_uri
-from vigorl_lib.report.svg import Series, line_chart, smoothed
-from vigorl_lib.report.trajectory import render_trajectory
-from vigorl_lib.report.tree import render_tree
+from vigorl_lib.report import quickstart as story
+from vigorl_lib.report.content import Case, Greedy, Metrics, Report, SearchPart
+from vigorl_lib.report.page import render_page
+from vigorl_lib.report.results import comparison_lines
+from vigorl_lib.reward.base import RewardOutcome
 from vigorl_lib.search.journal import read_trees
+from vigorl_lib.search.linearize import kind_of
+from vigorl_lib.search.tree import Tree
 from vigorl_lib.storage.base import Storage
 from vigorl_lib.storage.images import ImageStore
 from vigorl_lib.storage.layout import RunLayout
 from vigorl_lib.training.metrics import read_metrics
 
-SINGLE, MULTI = "single_turn", "multi_turn"
-NAMES = {
-    "captions": "captions only",
-    "sft": "two-turn SFT",
-    "mix": "mixed SFT (start of GRPO)",
-    "grpo": "GRPO",
-}
-"""What the rows are called."""
-
-CASES, TREES = 8, 2
-
-NOTE = (
-    '<div class="note"><b>What to know before reading the numbers.</b> The scenes are synthetic and their background '
-    "is a colour ramp, so that a patch's own look tells where it lies: a crutch, without which a model this small does "
-    "not learn to point in this time. The trees were searched with a <b>scripted teacher</b> that knows each scene; it "
-    "explores and errs at set rates. The model starts from random weights, so these numbers show that the mechanism "
-    "works, not what a pretrained model can do. Questions of the test split come from scenes that no stage has "
-    "seen.</div>"
+TREES = 2
+"""Trees shown of each search."""
+CASES = (
+    (("small", False, True), 3),
+    (("large", False, True), 1),
+    (("large", True, True), 1),
+    (("small", False, False), 1),
+    (("large", False, False), 1),
+    (("small", True, False), 1),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    storage: Storage
-    images: ImageStore
-    recipe: Recipe
-    policies: Sequence[str]
-    cells: dict[tuple[str, str], list[SampleRecord]]
-
-    def layout(self, stage: str = "") -> RunLayout:
-        return RunLayout(self.storage, f"{self.recipe.run_id}/{stage}" if stage else self.recipe.run_id)
+"""How many questions of each size are shown, by whether they were right before and after GRPO."""
 
 
 def write_report(
     storage: Storage, recipe: Recipe, *, policies: Sequence[str], stages: Sequence[StageRecord]
 ) -> dict[str, Any]:
     """Write the three files under the run and return the results."""
-    root = RunLayout(storage, recipe.run_id).root
-    cells = {
-        (policy, mode): sorted(read_records(storage, f"{root}/evaluation/{policy}/{mode}"), key=lambda r: r.example_id)
-        for policy in policies
-        for mode in recipe.evaluation.modes
-    }
-    run = _Run(storage, ImageStore(storage), recipe, policies, cells)
-    comparisons = _comparisons(run)
+    layout = RunLayout(storage, recipe.run_id)
+    report = _Gather(storage, recipe).report(policies, stages)
     results = {
         "seed": recipe.seed,
-        "cells": cells_to_json(cells),
-        "comparisons": comparisons,
-        "stages": [{"name": s.name, "wall_s": s.wall_s, "cpu_s": s.cpu_s, "figures": s.figures} for s in stages],
+        "cells": cells_to_json(report.cells),
+        "comparisons": comparisons_to_json(report.comparisons),
+        "stages": [asdict(stage) for stage in stages],
     }
-    text = render_table({(NAMES.get(p, p), m): records for (p, m), records in cells.items()})
-    storage.write(f"{root}/results.json", json.dumps(results, indent=2).encode())
-    storage.write(f"{root}/results.txt", f"{text}\n\n{_comparison_lines(comparisons)}".encode())
-    sections = [
-        ("Results", _results_table(run) + _comparison_table(comparisons)),
-        ("Learning", _curves(run)),
-        ("The same questions, before and after GRPO", _gallery(run)),
-        ("Search trees", _trees(run)),
-        ("What it cost", _costs(stages)),
-    ]
-    document = page.page("ViGoRL quickstart", _lead(run), sections)
-    storage.write(f"{root}/report.html", document.encode())
+    table = render_table({(report.name(policy), mode): records for (policy, mode), records in report.cells.items()})
+    storage.write(f"{layout.root}/results.json", json.dumps(results, indent=2).encode())
+    storage.write(f"{layout.root}/results.txt", f"{table}\n\n{comparison_lines(report)}".encode())
+    storage.write(layout.report, render_page(report).encode())
     return results
 
 
-def _lead(run: _Run) -> str:
-    small = compare(_small(run, "grpo", MULTI), _small(run, "grpo", SINGLE))
-    gain = compare(run.cells["grpo", MULTI], run.cells["mix", MULTI])
-    before, after = summarize(run.cells["mix", MULTI]), summarize(run.cells["grpo", MULTI])
-    cards = [
-        page.card(f"{accuracy(run.cells['grpo', MULTI]).value:.1%}", "of all test questions right after GRPO, greedy"),
-        page.card(f"{100 * small.difference:+.1f} points", "zooming against one look, on small targets"),
-        page.card(f"{100 * gain.difference:+.1f} points", "GRPO against the policy that it started from"),
-        page.card(
-            f"{before['zoom_rate']:.0%} → {after['zoom_rate']:.0%}", "of greedy answers zoom, before and after GRPO"
-        ),
-    ]
-    n = len(next(iter(run.cells.values())))
-    return (
-        '<p class="soft">A tiny Qwen2.5-VL, initialised at random on this machine, learns to point, to zoom into the '
-        f"original picture and to read what it finds there. {n} test questions, half of them about targets whose "
-        "dot the first view cannot resolve.</p>"
-        f'<div class="cards">{"".join(cards)}</div>{NOTE}'
-    )
+class _Gather:
+    """Reads the parts of one run."""
 
+    def __init__(self, storage: Storage, recipe: Recipe) -> None:
+        self.storage = storage
+        self.recipe = recipe
+        self.images = ImageStore(storage)
 
-def _small(run: _Run, policy: str, mode: str) -> list[SampleRecord]:
-    return split_by(run.cells[policy, mode], SPLIT_TAG).get("small", [])
+    def report(self, policies: Sequence[str], stages: Sequence[StageRecord]) -> Report:
+        cells = dict(self._cells(policies))
+        rollouts = self._metrics("grpo")
+        return Report(
+            title=story.TITLE,
+            lead=story.LEAD,
+            run_id=self.recipe.run_id,
+            seed=self.recipe.seed,
+            notes=story.NOTES,
+            headlines=story.headlines(cells),
+            cells=cells,
+            names=story.NAMES,
+            highlighted=story.AFTER,
+            comparisons=[
+                comparison(cells, first, second, examples=size, samples=self.recipe.evaluation.bootstrap_samples)
+                for first, second, size in story.COMPARISONS
+                if first in cells and second in cells
+            ],
+            losses={title: metrics for stage, title in story.LOSSES if (metrics := self._metrics(stage))},
+            rollouts=rollouts,
+            greedy=[
+                Greedy(step, cell) for step, cell in ((0, story.BEFORE), (len(rollouts), story.AFTER)) if cell in cells
+            ],
+            cases=self._cases(),
+            searches=list(self._searches()),
+            chains=self._chains(),
+            chain_figures=self._chain_figures(),
+            stages=stages,
+        )
 
+    def _layout(self, stage: str = "") -> RunLayout:
+        return RunLayout(self.storage, f"{self.recipe.run_id}/{stage}" if stage else self.recipe.run_id)
 
-def _results_table(run: _Run) -> str:
-    values = sorted({v for records in run.cells.values() for v in split_by(records, SPLIT_TAG)})
-    rows, lead = [], []
-    for k, ((policy, mode), records) in enumerate(run.cells.items()):
-        figures, parts = summarize(records), split_by(records, SPLIT_TAG)
-        if (policy, mode) == ("grpo", MULTI):
-            lead.append(k)
-        rows.append(
-            [
-                NAMES.get(policy, policy),
-                mode.replace("_", " "),
-                str(len(records)),
-                page.share(accuracy(records)),
-                *(page.share(accuracy(parts[v])) if v in parts else "–" for v in values),
-                f"{figures['zoom_rate']:.0%}",
-                f"{figures['turns']:.2f}",
-                page.number(figures["hit_rate"], ".0%"),
-                page.number(figures["point_error_median_px"], ".1f"),
+    def _prefix(self, policy: str, mode: str) -> str:
+        return f"{self._layout().root}/evaluation/{policy}/{mode}"
+
+    def _cells(self, policies: Sequence[str]) -> Iterator[tuple[tuple[str, str], list[SampleRecord]]]:
+        for policy in policies:
+            for mode in self.recipe.evaluation.modes:
+                records = read_records(self.storage, self._prefix(policy, mode))
+                if records:
+                    yield (policy, mode), sorted(records, key=lambda record: record.example_id)
+
+    def _metrics(self, stage: str) -> Metrics:
+        return read_metrics(self._layout(stage))
+
+    def _cases(self) -> list[Case]:
+        """Questions that were answered before and after GRPO, some of each kind."""
+        before, after = (self._kept(*cell) for cell in (story.BEFORE, story.AFTER))
+        both = before.keys() & after.keys()
+        answered = [example for example in self._examples("test") if example.example_id in both] if both else []
+        by_kind: dict[tuple[str, bool, bool], list[Example]] = {}
+        for example in answered:
+            outcomes = (_right(before[example.example_id]), _right(after[example.example_id]))
+            by_kind.setdefault((example.tags.get(SPLIT_TAG, ""), *outcomes), []).append(example)
+        cases = []
+        for kind, count in CASES:
+            for example in by_kind.get(kind, [])[:count]:
+                answers = [
+                    (policy, answers[example.example_id]) for policy, answers in (("mix", before), ("grpo", after))
+                ]
+                named = [(story.NAMES[policy], self._with_crops(trajectory)) for policy, trajectory in answers]
+                cases.append(Case(self._with_images(example), named))
+        return cases
+
+    def _kept(self, policy: str, mode: str) -> dict[str, Trajectory]:
+        return {t.example_id: t for t in read_kept_trajectories(self.storage, self._prefix(policy, mode))}
+
+    def _with_crops(self, trajectory: Trajectory) -> Trajectory:
+        def loaded(record: TurnRecord) -> TurnRecord:
+            return replace(record, crop_image=self.images.load(record.crop_image)) if record.crop_image else record
+
+        return replace(trajectory, turns=tuple(map(loaded, trajectory.turns)))
+
+    def _with_images(self, example: Example) -> Example:
+        return replace(example, images=tuple(map(self.images.load, example.images)))
+
+    def _examples(self, split: str) -> list[Example]:
+        return read_dataset(self.storage, self.images, self.recipe.dataset.name, split, with_images=False)
+
+    def _searches(self) -> Iterator[SearchPart]:
+        for suffix, split, title in story.SEARCHES:
+            layout = RunLayout(self.storage, f"{self.recipe.run_id}{suffix}")
+            telling: list[Tree] = []
+            solved, values, policy = [], [], ""
+            for tree in read_trees(self.storage, layout.search()):
+                solved.append(tree.solved)
+                values += [rollout.value for rollout in tree.rollouts]
+                policy = tree.policy
+                telling = heapq.nlargest(TREES, [*telling, tree], key=_interest)
+            if not values:
+                continue
+            figures = [
+                ("policy", policy),
+                ("trees", f"{len(solved):,}"),
+                ("solved", f"{fmean(solved):.1%}"),
+                ("rollouts", f"{len(values):,}"),
+                ("right rollouts", f"{fmean(values):.1%}"),
             ]
-        )
-    header = ["policy", "mode", "n", "accuracy %", *(f"{v} %" for v in values)]
-    header += ["zooms", "turns", "hit", "error px"]
-    outcomes = [
-        [
-            f"{NAMES.get(policy, policy)}, {mode.replace('_', ' ')}",
-            _shares(figures, "outcome/"),
-            _shares(figures, "stop/"),
-        ]
-        for (policy, mode), records in run.cells.items()
-        for figures in [summarize(records)]
-    ]
-    return page.table(header, rows, lead_rows=lead) + (
-        '<p class="soft">Greedy answers; 95 % Wilson intervals. Four answers are possible, so chance is 25 %. '
-        "<i>hit</i>: the last zoom shows the target, or the last cited point lies on it; <i>error</i>: median distance "
-        "of that point to the target's middle, in pixels of the model's view.</p>"
-        f"<details><summary>How answers came out and why conversations ended</summary>"
-        f"{page.table(['policy, mode', 'outcome', 'stop'], outcomes)}</details>"
-    )
+            wanted = {tree.example_id for tree in telling}
+            examples = {e.example_id: e for e in self._examples(split) if e.example_id in wanted}
+            pairs = [
+                (tree, self._with_images(examples[tree.example_id])) for tree in telling if tree.example_id in examples
+            ]
+            yield SearchPart(title, figures, pairs)
+
+    def _chains(self) -> list[tuple[str, Trajectory]]:
+        """One chain of each kind, from those held out."""
+        key = f"{self._layout().chains}/{story.CHAINS}-validation.parquet"
+        if not self.storage.exists(key):
+            return []
+        by_kind: dict[str, Trajectory] = {}
+        for chain in read_chains(self.storage, key):
+            by_kind.setdefault(kind_of(chain), chain)
+        return [(title, self._with_bytes(by_kind[kind])) for kind, title in story.CHAIN_KINDS if kind in by_kind]
+
+    def _with_bytes(self, chain: Trajectory) -> Trajectory:
+        """The chain with the bytes of its segments' images."""
+
+        def part(value: str | Image) -> str | Image:
+            return value if isinstance(value, str) else self.images.load(value)
+
+        def message(value: Message) -> Message:
+            return replace(value, parts=tuple(map(part, value.parts)))
+
+        segments = (replace(s, messages=tuple(map(message, s.messages))) for s in chain.segments)
+        return replace(chain, segments=tuple(segments))
+
+    def _chain_figures(self) -> list[tuple[str, str]]:
+        key = f"{self._layout().chains}/{story.CHAINS}.json"
+        if not self.storage.exists(key):
+            return []
+        statistics = json.loads(self.storage.read(key))
+        return [(title, f"{statistics[name]:,.4g}") for name, title in story.CHAIN_FIGURES if name in statistics]
 
 
-def _shares(figures: dict[str, float], prefix: str) -> str:
-    return ", ".join(
-        f"{name.removeprefix(prefix).replace('_', ' ')} {value:.0%}"
-        for name, value in figures.items()
-        if name.startswith(prefix)
-    )
+def _interest(tree: Tree) -> tuple[bool, int, str]:
+    """Trees that went both right and wrong tell most, then large ones; the name makes the choice repeatable."""
+    return len({rollout.value >= 1.0 for rollout in tree.rollouts}) > 1, len(tree.nodes), tree.tree_id
 
 
-def _comparisons(run: _Run) -> list[dict[str, Any]]:
-    samples = run.recipe.evaluation.bootstrap_samples
-    wanted = [
-        (("grpo", MULTI), ("mix", MULTI), ""),
-        (("grpo", MULTI), ("sft", MULTI), ""),
-        (("grpo", MULTI), ("grpo", SINGLE), "small"),
-        (("sft", MULTI), ("sft", SINGLE), "small"),
-        (("sft", MULTI), ("captions", MULTI), ""),
-    ]
-    comparisons = [
-        comparison(run.cells, first, second, examples=examples, samples=samples)
-        for first, second, examples in wanted
-        if first in run.cells and second in run.cells
-    ]
-    return comparisons_to_json(comparisons)
-
-
-def _comparison_table(comparisons: Sequence[dict[str, Any]]) -> str:
-    rows = []
-    for c in comparisons:
-        points = f"{100 * c['difference']:+.1f} <small>[{100 * c['low']:+.1f}, {100 * c['high']:+.1f}]</small>"
-        sides = f"{c['only_first']} : {c['only_second']}"
-        row = [_cell(c["first"]), _cell(c["second"]), c["examples"], str(c["n"]), points, sides, f"{c['p_value']:.1e}"]
-        rows.append(row)
-    header = ["this", "against", "examples", "pairs", "points", "only this : only that", "McNemar p"]
-    return "<h3>Pair by pair</h3>" + page.table(header, rows)
-
-
-def _cell(names: Sequence[str]) -> str:
-    return f"{NAMES.get(names[0], names[0])}, {names[1].replace('_', ' ')}"
-
-
-def _comparison_lines(comparisons: Sequence[dict[str, Any]]) -> str:
-    return "\n".join(
-        f"{_cell(c['first'])} − {_cell(c['second'])} ({c['examples']}, n={c['n']}): "
-        f"{100 * c['difference']:+.1f} points [{100 * c['low']:+.1f}, {100 * c['high']:+.1f}]"
-        for c in comparisons
-    )
-
-
-def _curves(run: _Run) -> str:
-    def series(stage: str, name: str) -> list[tuple[float, float]]:
-        return [(float(r["step"]), float(r[name])) for r in read_metrics(run.layout(stage)) if name in r]
-
-    losses = [
-        Series(name, smoothed(series(stage, "loss"), 20), style)
-        for stage, name, style in (
-            ("captions", "captions", "c1"),
-            ("sft", "two-turn SFT", "c2"),
-            ("mix", "mixed", "c3"),
-        )
-    ]
-    steps = len(read_metrics(run.layout("grpo")))
-    greedy = []
-    for x, policy in ((0, "mix"), (steps, "grpo")):
-        share = accuracy(run.cells[policy, MULTI])
-        greedy.append((float(x), share))
-    rollouts = [
-        Series("right, sampled", smoothed(series("grpo", "outcome_correct"), 5), "c1"),
-        Series("zooms, sampled", smoothed(series("grpo", "zoom_rate"), 5), "c2"),
-        Series(
-            "right, greedy on test",
-            [(x, s.value) for x, s in greedy],
-            "c3",
-            [(x, s.low, s.high) for x, s in greedy],
-        ),
-    ]
-    more = [Series("zero-variance groups", smoothed(series("grpo", "zero_variance_share"), 5), "c4")]
-    charts = [
-        line_chart("Loss per trained token", "optimiser step", losses),
-        line_chart("GRPO: what the sampled rollouts do", "step", rollouts, percent=True),
-        line_chart("GRPO: groups that teach nothing", "step", more, percent=True),
-    ]
-    return f'<div class="charts">{"".join(charts)}</div>'
-
-
-def _gallery(run: _Run) -> str:
-    before = _kept(run, "mix")
-    after = _kept(run, "grpo")
-    examples = read_dataset(
-        run.storage, run.images, run.recipe.dataset.name, "test", run.recipe.evaluation.keep_trajectories or None
-    )
-    both = [e for e in examples if e.example_id in before and e.example_id in after]
-    cases = [_case(e, before[e.example_id], after[e.example_id]) for e in _telling(both, before, after)]
-    return (
-        '<p class="soft">Green: the target. White: what a zoom showed. Numbers: points in the order of the turns '
-        "(GRPO's). Chosen to show changes and mistakes, not at random.</p>" + "".join(cases)
-    )
-
-
-def _kept(run: _Run, policy: str) -> dict[str, Trajectory]:
-    prefix = f"{run.layout().root}/evaluation/{policy}/{MULTI}"
-    return {t.example_id: t for t in read_kept_trajectories(run.storage, prefix, run.images)}
-
-
-def _telling(examples: Sequence[Example], before: dict[str, Trajectory], after: dict[str, Trajectory]) -> list[Example]:
-    """Some of each kind: put right by GRPO, right in both, wrong after it; small targets first."""
-
-    def kind(example: Example) -> tuple[bool, bool]:
-        name = example.example_id
-        return before[name].outcome == "correct", after[name].outcome == "correct"
-
-    ordered = sorted(examples, key=lambda e: e.tags.get(SPLIT_TAG) != "small")
-    chosen: list[Example] = []
-    for wanted, count in (((False, True), 4), ((True, True), 2), ((False, False), 1), ((True, False), 1)):
-        chosen += islice((e for e in ordered if kind(e) == wanted), count)
-    return chosen[:CASES]
-
-
-def _case(example: Example, before: Trajectory, after: Trajectory) -> str:
-    image = example.images[0]
-    picture = picture_uri(image, marks_of(after, image.size, example.truth.evidence))
-    tag = example.tags.get(SPLIT_TAG, "")
-    question = f"<p>{example.question}<br><small>truth: {example.truth.answer} · {tag} target</small></p>"
-    answers = render_trajectory(before, NAMES["mix"]) + render_trajectory(after, NAMES["grpo"])
-    return (
-        f'<div class="case"><div><img class="whole" src="{picture}" alt="scene, points after GRPO">{question}</div>'
-        f'<div class="answers">{answers}</div></div>'
-    )
-
-
-def _trees(run: _Run) -> str:
-    parts = []
-    for title, run_id, policy in (
-        ("Scripted teacher", run.recipe.run_id, "scripted"),
-        ("Fine-tuned student", f"{run.recipe.run_id}-student", "student"),
-    ):
-        layout = RunLayout(run.storage, run_id)
-        trees = list(read_trees(run.storage, layout.search()))
-        if not trees:
-            continue
-        solved = sum(tree.solved for tree in trees) / len(trees)
-        calls = sum(len(tree.rollouts) for tree in trees) / len(trees)
-        parts.append(
-            f"<h3>{title}</h3><p>{len(trees)} trees, {solved:.1%} solved, {calls:.1f} rollouts a tree "
-            f"({policy} policy).</p>"
-        )
-        largest = sorted(trees, key=lambda tree: -len(tree.nodes))[:TREES]
-        for tree in largest:
-            root = tree.root.prefix.segments[0]
-            question = root.messages[-1].text.strip()
-            image = run.images.load(root.images[0])
-            marks = marks_of(tree.rollouts[0].trajectory, image.size)
-            parts.append(
-                f"<details open><summary>{question}</summary>"
-                f'<div class="treecase"><img src="{picture_uri(image, marks)}" alt="scene of the first rollout">'
-                f"<div>{render_tree(tree)}</div></div></details>"
-            )
-    return "".join(parts)
-
-
-def _costs(stages: Sequence[StageRecord]) -> str:
-    rows = [[stage.name, f"{stage.wall_s:.1f}", f"{stage.cpu_s:.1f}"] for stage in stages]
-    rows.append(["all", f"{sum(s.wall_s for s in stages):.1f}", f"{sum(s.cpu_s for s in stages):.1f}"])
-    return page.table(["stage", "wall s", "CPU s"], rows, lead_rows=[len(rows) - 1])
+def _right(trajectory: Trajectory) -> bool:
+    return trajectory.outcome == RewardOutcome.CORRECT

@@ -3,92 +3,156 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 440, 230
-LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 34
+WIDTH, HEIGHT = 520, 270
+LEFT, RIGHT, TOP, BOTTOM = 46, 14, 14, 40
 
-Place = Callable[[float, float], tuple[float, float]]
+XY = tuple[float, float]
+Place = Callable[[float, float], XY]
 """From data to pixels of the chart."""
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
-    """A line, or single points with intervals; `style` is a colour class of the page (c1 … c4)."""
+class Line:
+    """A curve; `style` is a colour class of the page (c1 … c4), `raw` the values behind a smoothed curve."""
 
     name: str
-    points: Sequence[tuple[float, float]]
+    points: Sequence[XY]
     style: str = "c1"
-    intervals: Sequence[tuple[float, float, float]] = ()
-    """(x, low, high) of points drawn with whiskers."""
+    raw: Sequence[XY] = ()
 
 
-def line_chart(title: str, x_label: str, series: Sequence[Series], *, percent: bool = False) -> str:
-    """One chart with axes and a legend; empty without any point."""
-    xs = [x for s in series for x, _ in s.points] + [x for s in series for x, _, _ in s.intervals]
-    ys = [y for s in series for _, y in s.points] + [v for s in series for _, *lh in s.intervals for v in lh]
+@dataclass(frozen=True, slots=True)
+class Dots:
+    """Single measurements as (x, y, low, high), drawn with their intervals."""
+
+    name: str
+    points: Sequence[tuple[float, float, float, float]]
+    style: str = "c1"
+
+
+def line_chart(
+    title: str,
+    x_label: str,
+    series: Sequence[Line | Dots],
+    *,
+    percent: bool = False,
+    logarithmic: bool = False,
+    note: str = "",
+) -> str:
+    """One chart with axes and a legend; empty without any point.
+
+    With `percent` the y axis runs from 0 to 1; a logarithmic one wants values above 0.
+    """
+    xs = [x for s in series for x, *_ in s.points]
     if not xs:
         return ""
-    x_max = max(max(xs), 1)
-    # A loss begins many times higher than it ever is again: cut the first few per cent off at the top.
-    y_low, y_high = (0.0, 1.0) if percent else (0.0, sorted(ys)[int(0.96 * (len(ys) - 1))] * 1.1 or 1.0)
+    x_max = max(*xs, 1.0)
+    ys = [y for s in series for y in _heights(s)]
+    y_ticks = [0.0, 0.25, 0.5, 0.75, 1.0] if percent else decades(min(ys), max(ys)) if logarithmic else []
+    y_ticks = y_ticks or ticks(min(0.0, *ys), max(*ys, 1e-9) * 1.05)
+    y_min, y_max = min(y_ticks[0], *ys), max(y_ticks[-1], *ys)
+    scale = math.log if logarithmic else float
 
-    def at(x: float, y: float) -> tuple[float, float]:
+    def at(x: float, y: float) -> XY:
         px = LEFT + x / x_max * (WIDTH - LEFT - RIGHT)
-        y = min(y, y_high)
-        py = HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
+        py = HEIGHT - BOTTOM - (scale(y) - scale(y_min)) / (scale(y_max) - scale(y_min)) * (HEIGHT - TOP - BOTTOM)
         return round(px, 1), round(py, 1)
 
-    body = [_grid(y_low, y_high, at, x_max, percent), _x_axis(x_max, at, x_label)]
-    for line in series:
-        path = " ".join(f"{'M' if k == 0 else 'L'}{px} {py}" for k, (px, py) in enumerate(at(*p) for p in line.points))
-        if not line.intervals:
-            body.append(f'<path class="line {line.style}" d="{path}"/>')
-        for x, low, high in line.intervals:
-            (px, top), (_, bottom) = at(x, high), at(x, low)
-            body.append(f'<line class="whisker {line.style}" x1="{px}" x2="{px}" y1="{top}" y2="{bottom}"/>')
-        for x, y in line.points if line.intervals else ():
-            px, py = at(x, y)
-            body.append(f'<circle class="dot {line.style}" cx="{px}" cy="{py}" r="4.5"/>')
-    legend = "".join(f'<span class="key {s.style}">{escape(s.name)}</span>' for s in series)
+    body = _y_axis(y_ticks, at, x_max, percent) + _x_axis(x_max, x_label, at, y_min)
+    body += "".join(_line(s, at) if isinstance(s, Line) else _dots(s, at) for s in series)
+    legend = "".join(
+        f'<span class="key {s.style}{" round" if isinstance(s, Dots) else ""}">{escape(s.name)}</span>' for s in series
+    )
     return (
-        f'<figure class="chart"><figcaption>{escape(title)}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{"".join(body)}</svg>'
-        f'<div class="legend">{legend}</div></figure>'
+        f'<figure class="chart"><figcaption>{escape(title)}</figcaption><div class="legend">{legend}</div>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">{body}</svg>'
+        f"{f'<p>{escape(note)}</p>' if note else ''}</figure>"
     )
 
 
-def _grid(low: float, high: float, at: Place, x_max: float, percent: bool) -> str:
-    ticks = [0.0, 0.25, 0.5, 0.75, 1.0] if percent else _ticks(low, high)
+def smoothed(points: Sequence[XY], window: int) -> list[XY]:
+    """Mean over the last `window` points."""
+    values = [y for _, y in points]
+    return [(x, sum(values[max(0, k + 1 - window) : k + 1]) / min(window, k + 1)) for k, (x, _) in enumerate(points)]
+
+
+def interval_bar(value: float, low: float, high: float, span: XY = (0.0, 1.0)) -> str:
+    """A value with its interval on a common axis, as wide as its cell; a line stands at 0 where `span` crosses it."""
+
+    def x(position: float) -> float:
+        return round(100 * (position - span[0]) / (span[1] - span[0]), 2)
+
+    zero = f'<line class="zero" x1="{x(0)}" x2="{x(0)}" y1="0" y2="10"/>' if span[0] < 0 < span[1] else ""
+    return (
+        '<svg class="range" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'
+        f'<line class="track" x1="0" x2="100" y1="5" y2="5"/>{zero}'
+        f'<rect class="interval" x="{x(low)}" width="{max(0.6, round(x(high) - x(low), 2))}" y="2.5" height="5"/>'
+        f'<line class="middle" x1="{x(value)}" x2="{x(value)}" y1="0.5" y2="9.5"/></svg>'
+    )
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """About five round numbers from `low` to `high`, 0 among them if it lies between."""
+    rough = (high - low) / 4
+    magnitude = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= rough * (1 - 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(k * step, 10) for k in range(first, last + 1)]
+
+
+def decades(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten from the last at or below `low` to the first at or above `high`; both above 0."""
+    values = [
+        m * 10.0**k for k in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1) for m in (1, 2, 5)
+    ]
+    first = max(k for k, value in enumerate(values) if value <= low * (1 + 1e-9))
+    last = min(k for k, value in enumerate(values) if value >= high * (1 - 1e-9))
+    return [float(f"{value:g}") for value in values[first : last + 1]]
+
+
+def _heights(series: Line | Dots) -> Iterator[float]:
+    if isinstance(series, Dots):
+        yield from (value for _, *values in series.points for value in values)
+    else:
+        yield from (y for _, y in (*series.points, *series.raw))
+
+
+def _line(line: Line, at: Place) -> str:
+    raw = f'<path class="line raw {line.style}" d="{_path(line.raw, at)}"/>' if line.raw else ""
+    return f'{raw}<path class="line {line.style}" d="{_path(line.points, at)}"/>'
+
+
+def _path(points: Sequence[XY], at: Place) -> str:
+    return " ".join(f"{'L' if k else 'M'}{px:g} {py:g}" for k, (px, py) in enumerate(at(*point) for point in points))
+
+
+def _dots(dots: Dots, at: Place) -> str:
+    parts = []
+    for x, y, low, high in dots.points:
+        (px, py), (_, top), (_, bottom) = at(x, y), at(x, high), at(x, low)
+        parts.append(f'<line class="whisker {dots.style}" x1="{px:g}" x2="{px:g}" y1="{top:g}" y2="{bottom:g}"/>')
+        parts.append(f'<circle class="dot {dots.style}" cx="{px:g}" cy="{py:g}" r="5"/>')
+    return "".join(parts)
+
+
+def _y_axis(ticks: Sequence[float], at: Place, x_max: float, percent: bool) -> str:
     parts = []
     for tick in ticks:
         (x0, y), (x1, _) = at(0, tick), at(x_max, tick)
         label = f"{tick:.0%}" if percent else f"{tick:g}"
-        parts.append(f'<line class="grid" x1="{x0}" x2="{x1}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 3.5}" text-anchor="end">{label}</text>')
+        parts.append(f'<line class="{"grid" if tick else "axis"}" x1="{x0:g}" x2="{x1:g}" y1="{y:g}" y2="{y:g}"/>')
+        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:g}" text-anchor="end">{label}</text>')
     return "".join(parts)
 
 
-def _x_axis(x_max: float, at: Place, label: str) -> str:
+def _x_axis(x_max: float, label: str, at: Place, y: float) -> str:
     parts = [
-        f'<text x="{at(tick, 0)[0]}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{tick:g}</text>'
-        for tick in _ticks(0, x_max)
+        f'<text x="{at(tick, y)[0]:g}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">{tick:g}</text>'
+        for tick in ticks(0, x_max)
     ]
     middle = (LEFT + WIDTH - RIGHT) / 2
-    return "".join(parts) + f'<text x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{escape(label)}</text>'
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """About five round numbers from `low` to `high`."""
-    rough = (high - low) / 4
-    magnitude = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= rough)
-    return [low + k * step for k in range(int((high - low) / step + 1e-9) + 1)]
-
-
-def smoothed(points: Sequence[tuple[float, float]], window: int) -> list[tuple[float, float]]:
-    """Mean over the last `window` points."""
-    values = [y for _, y in points]
-    return [(x, sum(values[max(0, k + 1 - window) : k + 1]) / min(window, k + 1)) for k, (x, _) in enumerate(points)]
+    return "".join(parts) + f'<text x="{middle:g}" y="{HEIGHT - 5}" text-anchor="middle">{escape(label)}</text>'

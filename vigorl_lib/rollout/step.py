@@ -109,9 +109,10 @@ class Stepper:
             raise ValueError(f"a finished prefix ({prefix.stop}) has no successors")
         forced = self._forced(prefix, last)
         prompt = (*prefix.segments, *forced)
-        used = _tokens_after_prompt(prompt)
+        used = _tokens_after_prompt(prompt) + sum(map(self._reserve, prompt))
         seeds = [derive_seed(*prefix.seed_path, index) for index in range(n)]
         async with _boundary(StopReason.POLICY_ERROR):
+            await self.info()
             generation = await self.policy.generate(
                 prompt,
                 seeds=seeds,
@@ -151,8 +152,11 @@ class Stepper:
             policy_version=completion.policy_version,
             trained=self.own,
         )
-        stop = self._stop(outcome, completion, used)
-        observed = () if stop or outcome.observation is None else (Segment(Origin.OBSERVATION, (outcome.observation,)),)
+        observed = (
+            () if outcome.observation is None else (Segment(Origin.OBSERVATION, (outcome.observation,)),)
+        )
+        stop = self._stop(outcome, completion, used + sum(map(self._reserve, observed)))
+        observed = () if stop else observed
         return Prefix(
             parent=parent,
             new_segments=(*forced, said, *observed),
@@ -162,8 +166,8 @@ class Stepper:
                 finish_reason=completion.finish_reason,
                 invalid=outcome.invalid,
                 detail=outcome.detail,
-                crop=outcome.crop,
-                crop_image=outcome.crop_image,
+                crop=outcome.crop if observed else None,
+                crop_image=outcome.crop_image if observed else None,
             ),
             state=outcome.state,
             seed_path=(*parent.seed_path, index),
@@ -179,13 +183,15 @@ class Stepper:
             return StopReason.MAX_TOKENS
         if outcome.stop is not None or outcome.observation is None or not completion.token_ids:
             return outcome.stop
+        return StopReason.MAX_TOKENS if used + len(completion.token_ids) >= self.task.max_tokens else None
+
+    def _reserve(self, segment: Segment) -> int:
+        """Tokens that an observation will take which no policy has rendered yet."""
+        if segment.origin is not Origin.OBSERVATION or segment.token_ids is not None:
+            return 0
         assert self._info is not None
         factor = self._info.resize.factor
-        images = outcome.observation.images
-        reserve = self.task.observation_text_tokens + sum(i.size.area // factor**2 for i in images)
-        if used + len(completion.token_ids) + reserve >= self.task.max_tokens:
-            return StopReason.MAX_TOKENS
-        return None
+        return self.task.observation_text_tokens + sum(image.size.area // factor**2 for image in segment.images)
 
 
 def first_image(prefix: Prefix) -> Image:

@@ -1,0 +1,117 @@
+"""Figures and their intervals, against values worked out elsewhere."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vigorl_lib.evaluation.metrics import SampleRecord, accuracy, compare, mcnemar, split_by, summarize, wilson
+
+RECORD = SampleRecord("a", True, "correct", "answered", "pink", turns=2, zooms=1, reward=1.0)
+
+
+def records(answers: str, size: str = "small") -> list[SampleRecord]:
+    """One record per letter: `r` is right."""
+    return [
+        replace(RECORD, example_id=f"{size}-{k}", correct=letter == "r", tags={"size": size})
+        for k, letter in enumerate(answers)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [(8, 10, 0.4902, 0.9433), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662)],
+)
+def test_wilson_gives_the_textbook_intervals(successes: int, n: int, low: float, high: float) -> None:
+    share = wilson(successes, n)
+    assert (share.value, share.n) == (successes / n, n)
+    assert share.low == pytest.approx(low, abs=5e-5)
+    assert share.high == pytest.approx(high, abs=5e-5)
+
+
+def test_no_sample_says_nothing() -> None:
+    share = wilson(0, 0)
+    assert (share.low, share.high, share.n) == (0.0, 1.0, 0)
+
+
+@given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_holds_the_share_and_mirrors(counts: tuple[int, int]) -> None:
+    successes, n = counts
+    share, mirrored = wilson(successes, n), wilson(n - successes, n)
+    assert 0.0 <= share.low <= share.value + 1e-12
+    assert share.value - 1e-12 <= share.high <= 1.0
+    assert share.low == pytest.approx(1.0 - mirrored.high)
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "p"),
+    [(1, 9, 22 / 1024), (0, 5, 2 / 32), (3, 3, 1.0), (0, 0, 1.0), (10, 0, 2 / 1024)],
+)
+def test_mcnemar_is_the_exact_binomial_test(only_first: int, only_second: int, p: float) -> None:
+    assert mcnemar(only_first, only_second) == pytest.approx(p)
+    assert mcnemar(only_second, only_first) == pytest.approx(p)
+
+
+def test_compare_pairs_by_example_and_leaves_out_what_only_one_answered() -> None:
+    first, second = records("rrrw"), records("wrwr")
+    paired = compare(first, second[::-1][:3])
+    assert (paired.n, paired.only_first, paired.only_second) == (3, 1, 1)
+    assert paired.difference == 0.0
+
+
+def test_compare_has_the_interval_of_the_paired_differences() -> None:
+    """With 60 against 20 discordant pairs of 400 the normal approximation is good to a fraction of a point."""
+    first, second = records("r" * 60 + "w" * 20 + "r" * 320), records("w" * 60 + "r" * 20 + "r" * 320)
+    paired = compare(first, second, samples=20_000)
+    error = math.sqrt((80 / 400 - 0.1**2) / 400)
+    assert paired.difference == pytest.approx(0.1)
+    assert paired.low == pytest.approx(0.1 - 1.96 * error, abs=0.004)
+    assert paired.high == pytest.approx(0.1 + 1.96 * error, abs=0.004)
+    assert paired == compare(first, second, samples=20_000)
+
+
+@given(st.text("rw", min_size=1, max_size=60), st.text("rw", min_size=1, max_size=60))
+def test_turning_a_comparison_round_turns_its_sign(first: str, second: str) -> None:
+    there, back = (compare(records(a), records(b), samples=200) for a, b in ((first, second), (second, first)))
+    assert there.difference == -back.difference
+    assert (there.only_first, there.p_value) == (back.only_second, back.p_value)
+    assert -1.0 <= there.low <= there.difference + 1e-9
+    assert there.difference - 1e-9 <= there.high <= 1.0
+
+
+def test_summary_counts_malformed_and_unanswered_apart_from_wrong() -> None:
+    cell = [
+        RECORD,
+        replace(RECORD, correct=False, outcome="wrong", zooms=0, turns=1),
+        replace(RECORD, correct=False, outcome="malformed"),
+        replace(
+            RECORD, correct=False, outcome="no_answer", stop="invalid_turns", invalid={"malformed": 2, "outside": 1}
+        ),
+    ]
+    figures = summarize(cell)
+    assert [figures[f"outcome/{name}"] for name in ("correct", "wrong", "malformed", "no_answer")] == [0.25] * 4
+    assert (figures["stop/answered"], figures["stop/invalid_turns"]) == (0.75, 0.25)
+    assert (figures["invalid_turns"], figures["invalid/malformed"], figures["invalid/outside"]) == (0.75, 0.5, 0.25)
+    assert (figures["zoom_rate"], figures["turns"]) == (0.75, 1.75)
+
+
+def test_pointing_is_averaged_over_those_who_pointed() -> None:
+    cell = [
+        replace(RECORD, point_error_px=error, hit=hit) for error, hit in ((1.0, True), (5.0, True), (None, False))
+    ]
+    figures = summarize(cell)
+    assert figures["point_error_median_px"] == figures["point_error_mean_px"] == 3.0
+    assert figures["hit_rate"] == pytest.approx(2 / 3)
+    assert figures["pointed"] == pytest.approx(2 / 3)
+    assert math.isnan(summarize([RECORD])["point_error_median_px"])
+
+
+def test_split_keeps_every_tagged_record_once() -> None:
+    cell = [*records("rw", "small"), *records("rrr", "large"), RECORD]
+    parts = split_by(cell, "size")
+    assert {name: len(part) for name, part in parts.items()} == {"large": 3, "small": 2}
+    assert accuracy(parts["small"]).value == 0.5

@@ -1,0 +1,51 @@
+"""The table in its three forms."""
+
+from __future__ import annotations
+
+import json
+
+from tests.evaluation.test_metrics import records
+from vigorl_lib.evaluation.table import (
+    cells_to_json,
+    comparison,
+    comparisons_to_json,
+    render_markdown,
+    render_table,
+)
+
+CELLS = {
+    ("sft", "single_turn"): [*records("rwww", "small"), *records("rrrw", "large")],
+    ("sft", "multi_turn"): [*records("rrrr", "small"), *records("rrrw", "large")],
+}
+
+
+def test_text_has_a_row_a_cell_and_aligned_columns() -> None:
+    header, rule, *rows = render_table(CELLS).splitlines()
+    assert header.split()[:6] == ["policy", "mode", "n", "accuracy", "large", "small"]
+    assert set(rule) == {"─"}
+    assert [row.index("75.0 [") for row in rows if "multi_turn" in row] == [header.index("large")]
+    assert rows[0].startswith("sft") and "50.0 [21.5, 78.5]" in rows[0]
+
+
+def test_markdown_has_as_many_columns_in_every_row() -> None:
+    lines = render_markdown(CELLS).splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert len(lines) == 2 + len(CELLS)
+
+
+def test_json_has_intervals_and_no_number_that_json_cannot_say() -> None:
+    first = json.loads(json.dumps(cells_to_json(CELLS), allow_nan=False))[0]
+    assert first["policy"] == "sft" and first["accuracy"]["n"] == 8
+    assert first["accuracy"]["low"] < first["accuracy"]["value"] == 0.5 < first["accuracy"]["high"]
+    assert first["by_tag"]["small"]["value"] == 0.25
+    assert first["figures"]["hit_rate"] is None
+
+
+def test_comparison_can_be_limited_to_a_tag() -> None:
+    multi, single = ("sft", "multi_turn"), ("sft", "single_turn")
+    everything, small = comparison(CELLS, multi, single), comparison(CELLS, multi, single, examples="small")
+    assert (everything.paired.n, small.paired.n) == (8, 4)
+    assert small.paired.difference == 0.75
+    written = comparisons_to_json([everything, small])
+    assert [entry["examples"] for entry in written] == ["all", "small"]
+    assert written[1]["difference"] == 0.75

@@ -1,0 +1,96 @@
+"""What the quickstart's report tells: names, which cells are compared, and what a reader must know first."""
+
+from __future__ import annotations
+
+from vigorl_lib.evaluation.metrics import Proportion, accuracy, split_by, summarize
+from vigorl_lib.evaluation.table import SPLIT_TAG, Cell, Cells, comparison
+from vigorl_lib.report.content import Headline
+
+SINGLE, MULTI = "single_turn", "multi_turn"
+BEFORE, AFTER = ("mix", MULTI), ("grpo", MULTI)
+"""The policy that GRPO starts from, and what becomes of it."""
+
+TITLE = "A tiny model learns where to look"
+LEAD = (
+    "A small Qwen2.5-VL, initialised at random on this machine, learns to point, to zoom into the original picture and "
+    "to read what it finds there. Half of the questions are about a dot that is two pixels wide in the first view: this "
+    "policy reads it only after a zoom (a stronger one might not need to)."
+)
+NAMES = {
+    "captions": "captions only",
+    "sft": "SFT, always zooms",
+    "mix": "SFT, mostly direct",
+    "grpo": "GRPO",
+}
+NOTES = (
+    (
+        "A crutch",
+        "The scenes are synthetic and their background is a colour ramp, so that a patch's own look tells where it "
+        "lies. Without the ramp a model this small does not learn to point in this time.",
+    ),
+    (
+        "A scripted teacher",
+        "The trees that the first chains come from were searched with a teacher that knows each scene. It explores and "
+        "errs at set rates, and says in every record that it is scripted.",
+    ),
+    (
+        "What this shows",
+        "That the mechanism works from end to end, not what a pretrained model can do. Questions have four possible "
+        "answers, so chance is 25 %. Test scenes were seen by no stage. GRPO starts from “SFT, mostly direct”.",
+    ),
+)
+COMPARISONS: tuple[tuple[Cell, Cell, str], ...] = (
+    (AFTER, BEFORE, ""),
+    (AFTER, ("sft", MULTI), ""),
+    (AFTER, ("grpo", SINGLE), "small"),
+    (("sft", MULTI), ("sft", SINGLE), "small"),
+    (("sft", MULTI), ("captions", MULTI), ""),
+)
+"""(this cell, against that one, over the examples of this size)."""
+LOSSES = (("captions", "captions"), ("sft", "SFT, always zooms"), ("mix", "SFT, mostly direct"))
+"""(stage, title) of the supervised stages."""
+SEARCHES = (("", "train", "Scripted teacher"), ("-student", "validation", "The fine-tuned student"))
+"""(what the run id ends in, split, title) of the searches."""
+
+CHAINS = "zoom"
+"""Name of the chains that are shown."""
+CHAIN_KINDS = (
+    ("corrected", "A chain that goes astray and comes back"),
+    ("direct", "A chain that zooms"),
+    ("single", "A single-turn chain"),
+)
+"""(kind, title)."""
+CHAIN_FIGURES = (
+    ("chains", "chains"),
+    ("chains_direct", "multi-turn"),
+    ("chains_corrected", "corrected"),
+    ("chains_single", "single-turn"),
+    ("turns_per_chain", "turns a chain"),
+    ("points_per_chain", "points a chain"),
+)
+"""(name in the statistics, title)."""
+
+
+def headlines(cells: Cells) -> list[Headline]:
+    """The few numbers that the story turns on, as far as they were measured."""
+    if AFTER not in cells:
+        return []
+    found = [_proportion(accuracy(cells[AFTER]), "of all test questions right after GRPO")]
+    small = split_by(cells[AFTER], SPLIT_TAG).get("small")
+    if small and ("grpo", SINGLE) in cells:
+        found.append(_difference(cells, AFTER, ("grpo", SINGLE), "small", "with zooms against one look, small targets"))
+    if BEFORE in cells:
+        found.append(_difference(cells, AFTER, BEFORE, "", "GRPO against the policy that it started from"))
+        rates = [f"{summarize(cells[cell])['zoom_rate']:.0%}" for cell in (BEFORE, AFTER)]
+        found.append(Headline(" → ".join(rates), "greedy, test split", "of answers zoom first, before and after GRPO"))
+    return found
+
+
+def _proportion(share: Proportion, text: str) -> Headline:
+    return Headline(f"{share.value:.1%}", f"{100 * share.low:.1f} … {100 * share.high:.1f}", text)
+
+
+def _difference(cells: Cells, first: Cell, second: Cell, examples: str, text: str) -> Headline:
+    paired = comparison(cells, first, second, examples=examples).paired
+    interval = f"{100 * paired.low:+.1f} … {100 * paired.high:+.1f}, paired"
+    return Headline(f"{100 * paired.difference:+.1f} points", interval, text)
