@@ -100,9 +100,7 @@ def test_summary_counts_malformed_and_unanswered_apart_from_wrong() -> None:
 
 
 def test_pointing_is_averaged_over_those_who_pointed() -> None:
-    cell = [
-        replace(RECORD, point_error_px=error, hit=hit) for error, hit in ((1.0, True), (5.0, True), (None, False))
-    ]
+    cell = [replace(RECORD, point_error_px=error, hit=hit) for error, hit in ((1.0, True), (5.0, True), (None, False))]
     figures = summarize(cell)
     assert figures["point_error_median_px"] == figures["point_error_mean_px"] == 3.0
     assert figures["hit_rate"] == pytest.approx(2 / 3)

@@ -13,8 +13,8 @@ BEFORE, AFTER = ("mix", MULTI), ("grpo", MULTI)
 TITLE = "A tiny model learns where to look"
 LEAD = (
     "A small Qwen2.5-VL, initialised at random on this machine, learns to point, to zoom into the original picture and "
-    "to read what it finds there. Half of the questions are about a dot that is two pixels wide in the first view: this "
-    "policy reads it only after a zoom (a stronger one might not need to)."
+    "to read what it finds there. Half of the questions are about a dot that is two pixels wide in the first view: "
+    "this policy reads it only after a zoom (a stronger one might not need to)."
 )
 NAMES = {
     "captions": "captions only",
