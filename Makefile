@@ -6,8 +6,8 @@ VENV        ?= .venv
 BIN         := $(VENV)/bin
 # CPU builds of torch. Where this address does not answer within 3 s, pip's own configuration decides.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-RUN         ?= runs/quickstart
 SEED        ?= 0
+RUN         ?= runs/quickstart$(if $(filter-out 0,$(SEED)),-seed$(SEED))
 BENCH       ?= all
 
 # One thread per process: at these sizes more threads only wait for each other.
@@ -27,7 +27,7 @@ $(VENV)/.installed-train: pyproject.toml constraints-cpu.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (once, one to three minutes) ..."
-	@index=$$($(BIN)/python -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1] + "/torch/", timeout=3); print("--extra-index-url", sys.argv[1])' $(TORCH_INDEX) 2>/dev/null) \
+	@index=$$($(BIN)/python -c 'import signal, sys, urllib.request as u; signal.alarm(3); u.urlopen(sys.argv[1] + "/torch/", timeout=3); print("--extra-index-url", sys.argv[1])' $(TORCH_INDEX) 2>/dev/null) \
 		|| echo "the PyTorch CPU index does not answer: torch comes from where pip is configured to look"; \
 	 $(BIN)/pip install -q --disable-pip-version-check $$index -c constraints-cpu.txt torch setuptools wheel \
 	 && $(BIN)/pip install -q --disable-pip-version-check $$index -c constraints-cpu.txt --no-build-isolation -e '.[train]'

@@ -82,6 +82,8 @@ def read_recipe(recipe: str, folder: Path) -> dict[str, Any]:
         raise ConfigError(f"no recipe {recipe!r}{hint}", reason="RECIPE_UNKNOWN", recipe=recipe)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: expected YAML text, found other bytes", reason="RECIPE_INVALID") from None
     except yaml.YAMLError as error:
         line = str(error).replace("\n", " ")
         raise ConfigError(f"{path}: not valid YAML: {line}", reason="RECIPE_INVALID") from None

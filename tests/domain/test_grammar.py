@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -30,9 +31,20 @@ from vigorl_lib.domain.grammar import (
     render_turn,
 )
 
-TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<answer>", "</answer>", "<observation>", "</observation>")
+TAGS = (
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "</tool_call>",
+    "<answer>",
+    "</answer>",
+    "<observation>",
+    "</observation>",
+)
 
-pieces = st.sampled_from(["(3, 4)", "(-7,12)", "( 10 , 2.5 )", "<", ">", "/think", "look", " ", "\n", '{"', "[1, 2]", "(a, 1)"])
+pieces = st.sampled_from(
+    ["(3, 4)", "(-7,12)", "( 10 , 2.5 )", "<", ">", "/think", "look", " ", "\n", '{"', "[1, 2]", "(a, 1)"]
+)
 texts = (st.text(max_size=30) | st.lists(pieces, max_size=8).map("".join)).filter(
     lambda text: not any(tag in text for tag in TAGS)
 )
@@ -72,7 +84,7 @@ def test_a_turn_read_in_pieces_is_the_turn_read_at_once(
     text = render_turn(thought, action)
     scanner = TurnScanner(mode)
     edges = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
-    seen = [point for a, b in zip(edges, edges[1:], strict=False) for point in scanner.feed(text[a:b])]
+    seen = [point for a, b in itertools.pairwise(edges) for point in scanner.feed(text[a:b])]
     assert scanner.turn() == parse_turn(text, mode)
     assert tuple(seen) == parse_turn(text, mode).points, "each point is told of once"
     assert scanner.complete == (not isinstance(action, Continue))

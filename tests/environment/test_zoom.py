@@ -19,6 +19,7 @@ from vigorl_lib.environment.base import Outcome
 from vigorl_lib.environment.config import ZoomConfig
 from vigorl_lib.environment.state import EpisodeState
 from vigorl_lib.environment.state import decode as decode_state
+from vigorl_lib.environment.state import encode as encode_state
 from vigorl_lib.environment.zoom import GO_ON, OriginalCache, ZoomEnvironment, crop_box, shown_size
 from vigorl_lib.errors import DataError, EpisodeError
 
@@ -51,9 +52,9 @@ def gradient() -> Image:
     return picture(np.stack([x // 2, y // 2, 0 * x], axis=2).astype(np.uint8))
 
 
-def pixels(image: Image) -> NDArray[np.uint8]:
+def pixels(image: Image) -> NDArray[np.int64]:
     assert image.data is not None
-    return np.asarray(PILImage.open(io.BytesIO(image.data)).convert("RGB"))
+    return np.asarray(PILImage.open(io.BytesIO(image.data)).convert("RGB"), dtype=np.int64)
 
 
 def zoom(x: float, y: float) -> str:
@@ -291,7 +292,11 @@ async def test_a_state_of_another_key_another_image_or_with_a_changed_byte_is_re
     state = (await environment.start(image, mode="multi_turn", config=ZOOM, resize=RESIZE)).state
     changed = state[:-1] + bytes([state[-1] ^ 1])
     stranger = ZoomEnvironment(key=b"another", threads=1)
-    for where, what, picture_ in ((stranger, state, image), (environment, changed, image), (environment, state, plain(9))):
+    for where, what, picture_ in (
+        (stranger, state, image),
+        (environment, changed, image),
+        (environment, state, plain(9)),
+    ):
         with pytest.raises(EpisodeError) as caught:
             await where.step(what, ANSWER, picture_)
         assert caught.value.reason == "STATE_INVALID"
@@ -299,11 +304,9 @@ async def test_a_state_of_another_key_another_image_or_with_a_changed_byte_is_re
 
 
 def test_a_state_remembers_everything_that_a_step_needs() -> None:
-    from vigorl_lib.environment.state import encode
-
     state = EpisodeState("0" * 64, ORIGINAL, "multi_turn", ZOOM, RESIZE, 3, 1, (Point(1.5, 2), Point(3, 4)))
-    assert decode_state(encode(state, b"k"), b"k") == state
-    assert encode(state, b"k") == encode(state, b"k")
+    assert decode_state(encode_state(state, b"k"), b"k") == state
+    assert encode_state(state, b"k") == encode_state(state, b"k")
 
 
 async def test_an_image_is_asked_for_only_until_it_is_cached(environment: ZoomEnvironment) -> None:

@@ -38,7 +38,7 @@ def scenes(count: int) -> list[Example]:
     return [scene_example(make_scene(seed), f"scene-{seed:03d}") for seed in range(count)]
 
 
-def teacher(examples: Sequence[Example], **rates: float) -> ScriptedTeacher:
+def teacher(examples: Sequence[Example], **rates: object) -> ScriptedTeacher:
     scripted = ScriptedConfig.model_validate({"root": "nowhere", **rates})
     config = PolicyConfig(name="scripted-teacher", engine="scripted", model="none", scripted=scripted)
     return ScriptedTeacher(examples, config, RESIZE)
@@ -66,7 +66,7 @@ class Watched(ScriptedTeacher):
         return await super().generate(prompt, seeds=seeds, sampling=sampling, request_id=request_id)
 
 
-def watched(examples: Sequence[Example], failing: Sequence[str] = (), **rates: float) -> Watched:
+def watched(examples: Sequence[Example], failing: Sequence[str] = (), **rates: object) -> Watched:
     policy = teacher(examples, **rates)
     policy.__class__ = Watched
     assert isinstance(policy, Watched)

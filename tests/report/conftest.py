@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -54,7 +53,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     for stage, names in (("sft", ("loss",)), ("grpo", ("loss", "reward", "outcome_correct", "zoom_rate"))):
         with MetricsWriter(RunLayout(storage, f"quickstart/{stage}")) as metrics:
             for step in range(1, 9):
-                metrics.write(step, {name: 0.1 * step for name in names})
+                metrics.write(step, dict.fromkeys(names, 0.1 * step))
     return Run(storage, recipe, examples)
 
 
@@ -63,7 +62,7 @@ async def _fill(storage: Storage, recipe: Recipe, examples: list[Example]) -> No
     guesses = {"direct_rate": 1.0, "unseen_error_rate": 1.0, "error_rate": 0.3}
     for name, rates in (("mix", guesses), ("grpo", {**PERFECT, "direct_rate": 0.0})):
         for mode in ("single_turn", "multi_turn"):
-            policy = teacher(test, **rates, **({"mode": mode} if mode == "single_turn" else {}))  # type: ignore[arg-type]
+            policy = teacher(test, **rates, mode=mode)
             prefix = f"runs/quickstart/evaluation/{name}/{mode}"
             await measure(test, policy, storage, prefix=prefix, mode=mode, keep=len(test))
     environment, images = ZoomEnvironment(), ImageStore(storage)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 from tests.report.conftest import Run
@@ -57,9 +58,7 @@ def test_the_best_line_follows_value(run: Run) -> None:
         line = best_line(tree.root)
         assert line[0] is tree.root
         assert not line[-1].children
-        assert all(
-            child.value == max(c.value for c in node.children) for node, child in zip(line, line[1:], strict=False)
-        )
+        assert all(child.value == max(c.value for c in node.children) for node, child in itertools.pairwise(line))
 
 
 def test_a_chain_shows_what_is_trained_and_what_is_not() -> None:

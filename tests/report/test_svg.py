@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from xml.etree import ElementTree
@@ -19,7 +20,7 @@ CURVE = Line("loss", [(0, 4.0), (5, 2.0), (10, 1.0)], "c2", raw=[(0, 5.0), (10, 
 def test_ticks_are_evenly_spaced_and_within_their_range(low: float, width: float) -> None:
     found = ticks(low, low + width)
     assert 2 <= len(found) <= 7
-    steps = [b - a for a, b in zip(found, found[1:], strict=False)]
+    steps = [b - a for a, b in itertools.pairwise(found)]
     assert max(steps) == pytest.approx(min(steps))
     slack = 1e-6 * width + 1e-9 * abs(low)
     assert low - slack <= found[0] <= found[-1] <= low + width + slack
@@ -56,7 +57,7 @@ def test_a_falling_curve_falls_on_the_page() -> None:
         heights = [float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", path[1])]
         assert heights == sorted(heights)
         # Each step halves the value, so on a logarithmic axis all steps are equal.
-        falls = [b - a for a, b in zip(heights, heights[1:], strict=False)]
+        falls = [b - a for a, b in itertools.pairwise(heights)]
         assert math.isclose(*falls, abs_tol=0.2) is logarithmic
 
 

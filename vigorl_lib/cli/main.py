@@ -63,13 +63,17 @@ def main() -> None:
         sys.exit(error.exit_code)
     except VigorlError as error:
         click.echo(f"error: {error.message}", err=True)
-        sys.exit(2 if isinstance(error, ConfigError | DataError) else 1)
+        wrong_input = isinstance(error, ConfigError | DataError) or error.metadata.get("status") == "2"
+        sys.exit(2 if wrong_input else 1)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
         # The reader of a pipe went away; give the interpreter's flush at exit nowhere to fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,9 @@ TITLES = {
 @recipe_options(default="quickstart")
 def quickstart(recipe: Recipe, setup_seconds: float, stage_overrides: tuple[str, ...]) -> None:
     """The whole story on this machine, in one command."""
+    _check(recipe)
     story = _Story(recipe, _by_stage(stage_overrides))
+    story.claim()
     story.run()
     click.echo(story.summary(setup_seconds))
 
@@ -63,6 +65,16 @@ class _Story:
         self.root = Path(recipe.root)
         self.storage = open_storage(recipe.root)
         self.stages = StageRunner(self.storage, f"runs/{recipe.run_id}", _announce)
+
+    def claim(self) -> None:
+        """Write what this run is made with, or refuse to continue one that was made with something else."""
+        settings = {"recipe": self.recipe.model_dump(mode="json"), "stages": self.overrides}
+        key, data = f"runs/{self.recipe.run_id}/quickstart.json", json.dumps(settings, indent=2).encode()
+        if not self.storage.create(key, data) and self.storage.read(key) != data:
+            raise ConfigError(
+                f"{self.root}: this run was begun with other settings ({key}); repeat those, or choose another --root",
+                reason="RUN_DIFFERS",
+            )
 
     def run(self) -> None:
         from vigorl_lib.cli.data import make_synthetic_data
@@ -86,6 +98,8 @@ class _Story:
         wall = sum(record.wall_s for record in self.stages.records)
         cpu = sum(record.cpu_s for record in self.stages.records)
         times = f"set-up {setup_seconds:.0f} s · run {wall:.0f} s wall, {cpu:.0f} s CPU"
+        if self.stages.skipped:
+            times += " (continued: what a killed attempt spent on an unfinished stage is not counted)"
         report = self.root / "runs" / self.recipe.run_id / "report.html"
         return f"\n{table}\n\n{times}\nreport: {report.resolve()}"
 
@@ -167,6 +181,24 @@ class _Story:
 
         configs = {name: {"policy": policy, "root": self.recipe.root} for name, policy in policies.items()}
         return running_services(self.root / "services", configs, root=self.recipe.root)
+
+
+def _check(recipe: Recipe) -> None:
+    """Stages have recipes of their own: refuse what would not reach them."""
+    if "://" in recipe.root:
+        raise ConfigError(
+            f"--root: the quickstart keeps its run in a folder of this machine, found {recipe.root!r}",
+            reason="ROOT_NOT_LOCAL",
+        )
+    known = {"root": recipe.root, "seed": recipe.seed, "synthetic": recipe.synthetic.model_dump()}
+    same = resolve("quickstart", tuple(f"{key}={json.dumps(value)}" for key, value in known.items()))
+    changed = [name for name in Recipe.model_fields if getattr(same, name) != getattr(recipe, name)]
+    if changed:
+        raise ConfigError(
+            f"{changed[0]}: the quickstart takes --root and the keys seed and synthetic.*; "
+            "set a stage's key with --stage-set STAGE:KEY=VALUE",
+            reason="OVERRIDE_INVALID",
+        )
 
 
 def _by_stage(overrides: tuple[str, ...]) -> dict[str, list[str]]:

@@ -6,16 +6,14 @@ import click
 
 from vigorl_lib.cli.common import recipe_options, run_async
 from vigorl_lib.cli.progress import Progress
+from vigorl_lib.errors import ConfigError, PolicyError
 from vigorl_lib.recipes.schema import Recipe
 
 
 @click.command()
 @recipe_options(default="quickstart-search")
 def search(recipe: Recipe) -> None:
-    """Tree search over a data set with a policy.
-
-    With services.search set, the search service does the work and this command only watches.
-    """
+    """Tree search over a data set with a policy, by the search service at services.search."""
     run_async(search_dataset(recipe))
 
 
@@ -23,6 +21,11 @@ async def search_dataset(recipe: Recipe) -> dict[str, float]:
     """Search the recipe's data set; called again, it continues. Returns rates and counts."""
     from vigorl_lib.search.client import SearchClient
 
+    if not recipe.services.search:
+        raise ConfigError(
+            "services.search has no address; start `vigorl up` and add --set services.search=HOST:PORT",
+            reason="SEARCH_UNKNOWN",
+        )
     done = total = failed = solved = 0
     client = SearchClient(recipe.services.search)
     try:
@@ -41,4 +44,11 @@ async def search_dataset(recipe: Recipe) -> dict[str, float]:
                 progress(done, total, failed=failed, note=f"{solved} solved")
     finally:
         await client.close()
+    if failed:
+        raise PolicyError(
+            f"{failed} of {total} trees failed, the others are kept; the search service's log says why. "
+            "Run the same command again to go on with those that can",
+            reason="SEARCH_INCOMPLETE",
+            failed=failed,
+        )
     return {"trees": float(total), "solved": solved / max(1, done), "failed": float(failed)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,22 +21,39 @@ if TYPE_CHECKING:
     "--policy", "model", required=True, type=click.Path(exists=True, file_okay=False), help="Checkpoint folder."
 )
 @click.option("--name", default="student", show_default=True, help="Name that the policy answers to.")
-@click.option("--root", default="runs/up", show_default=True, help="Storage root of the services.")
+@click.option("--trainable-by", default="", help="Run and stage that may update its weights, e.g. quickstart/grpo.")
+@click.option("--teacher", "dataset", help="Serve the scripted teacher, too, for this data set of --root.")
+@click.option("--root", default="runs/quickstart", show_default=True, help="Storage root of the services.")
 @click.option("--port", default=0, show_default=True, help="Port of the search service; 0 takes a free one.")
-def up(model: str, name: str, root: str, port: int) -> None:
-    """Start the services on this machine and print their addresses."""
+def up(model: str, name: str, trainable_by: str, dataset: str | None, root: str, port: int) -> None:
+    """Start the services on this machine, print their addresses, and keep them up until Ctrl-C."""
     from vigorl_lib.jobs.local import Services
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
+    own: dict[str, Any] = {"name": name, "engine": "transformers", "model": model, "trainable_by": trainable_by}
+    if trainable_by:
+        own["weights_root"] = f"{root}/runs/{trainable_by}/weights"
+    policies = {name: own}
+    if dataset:
+        scripted = {"root": root, "dataset": dataset}
+        policies["scripted-teacher"] = {
+            "name": "scripted-teacher",
+            "engine": "scripted",
+            "model": model,
+            "scripted": scripted,
+        }
+    configs = {key: {"policy": policy, "root": root} for key, policy in policies.items()}
     with Services(Path(root) / "services") as services:
-        policy = {"policy": {"name": name, "engine": "transformers", "model": model}, "root": root}
-        start_services(services, {name: policy}, root=root, search_listen=f"127.0.0.1:{port}")
+        section = start_services(services, configs, root=root, search_listen=f"127.0.0.1:{port}")
         for service, address in services.addresses.items():
-            click.echo(f"{service:<18} {address}")
-        click.echo(f"ask: vigorl solve --target {services.addresses['search']} --image FILE --question TEXT")
+            click.echo(f"{service:<24} {address}")
+        click.echo(f"\nfor other commands: --set 'services={json.dumps(section)}'")
+        click.echo(
+            f"to ask: vigorl solve --target {section['search']} --set policy={name} --image FILE --question TEXT"
+        )
         services.wait()
 
 

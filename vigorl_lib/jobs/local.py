@@ -101,7 +101,7 @@ class LocalProcess:
         if self.log is None or not self.log.exists():
             return ""
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return f": {lines[-1][:500] if lines else 'no output'} (log: {self.log})"
+        return f": {_message(lines[-1])[:500] if lines else 'no output'} (log: {self.log})"
 
     def log_records(self) -> Iterator[dict[str, Any]]:
         """JSON lines that the process has logged and that were not read before."""
@@ -113,8 +113,8 @@ class LocalProcess:
                 if not line.endswith(b"\n"):
                     break
                 self._read_bytes += len(line)
-                if line.startswith(b"{"):
-                    yield json.loads(line)
+                if (record := _record(line)) is not None:
+                    yield record
 
     def stop(self) -> None:
         """SIGTERM, then SIGKILL; returns once the process is gone."""
@@ -133,6 +133,20 @@ class LocalProcess:
         if self._process is None:
             raise ProcessError(f"{self.name} was not started", reason="PROCESS_NOT_STARTED")
         return self._process
+
+
+def _record(line: bytes | str) -> dict[str, Any] | None:
+    """A line of a JSON log; None for what libraries print between."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _message(line: str) -> str:
+    record = _record(line)
+    return line if record is None else str(record.get("msg", line))
 
 
 def wait_all(processes: Sequence[LocalProcess], on_poll: Callable[[], None] | None = None) -> None:
@@ -189,6 +203,7 @@ class Services:
                     f"service {name} ended with status {status}{process.last_words()}",
                     reason="SERVICE_FAILED",
                     service=name,
+                    status=status,
                 )
             if time.monotonic() > deadline:
                 raise ProcessError(f"service {name} was not ready after {timeout_s:.0f} s", reason="SERVICE_TIMEOUT")

@@ -33,12 +33,15 @@ class StageRunner:
     on_begin: Callable[[str, str], None]
     """Called with a stage's name and title when it really starts."""
     records: list[StageRecord] = field(default_factory=list)
+    skipped: int = 0
+    """Stages that an earlier process had done."""
 
     def run(self, name: str, title: str, work: Callable[[], dict[str, float]]) -> StageRecord:
         """Do `work` unless a record says that it was done; a stage that fails leaves no record."""
         key = f"{self.prefix}/stages/{name}.json"
         if self.storage.exists(key):
             record = StageRecord(**json.loads(self.storage.read(key)))
+            self.skipped += 1
         else:
             self.on_begin(name, title)
             wall, cpu = time.monotonic(), _cpu_seconds()

@@ -18,8 +18,8 @@ LEAD = (
 )
 NAMES = {
     "captions": "captions only",
-    "sft": "SFT, always zooms",
-    "mix": "SFT, mostly direct",
+    "sft": "two-turn SFT",
+    "mix": "mixed SFT",
     "grpo": "GRPO",
 }
 NOTES = (
@@ -36,7 +36,8 @@ NOTES = (
     (
         "What this shows",
         "That the mechanism works from end to end, not what a pretrained model can do. Questions have four possible "
-        "answers, so chance is 25 %. Test scenes were seen by no stage. GRPO starts from “SFT, mostly direct”.",
+        "answers, so chance is 25 %. Test scenes were seen by no stage. GRPO starts from “mixed SFT”, which can zoom "
+        "and mostly does not.",
     ),
 )
 COMPARISONS: tuple[tuple[Cell, Cell, str], ...] = (
@@ -47,7 +48,7 @@ COMPARISONS: tuple[tuple[Cell, Cell, str], ...] = (
     (("sft", MULTI), ("captions", MULTI), ""),
 )
 """(this cell, against that one, over the examples of this size)."""
-LOSSES = (("captions", "captions"), ("sft", "SFT, always zooms"), ("mix", "SFT, mostly direct"))
+LOSSES = (("captions", "captions"), ("sft", "two-turn SFT"), ("mix", "mixed SFT"))
 """(stage, title) of the supervised stages."""
 SEARCHES = (("", "train", "Scripted teacher"), ("-student", "validation", "The fine-tuned student"))
 """(what the run id ends in, split, title) of the searches."""

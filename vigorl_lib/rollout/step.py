@@ -109,10 +109,11 @@ class Stepper:
             raise ValueError(f"a finished prefix ({prefix.stop}) has no successors")
         forced = self._forced(prefix, last)
         prompt = (*prefix.segments, *forced)
+        async with _boundary(StopReason.POLICY_ERROR):
+            await self.info()
         used = _tokens_after_prompt(prompt) + sum(map(self._reserve, prompt))
         seeds = [derive_seed(*prefix.seed_path, index) for index in range(n)]
         async with _boundary(StopReason.POLICY_ERROR):
-            await self.info()
             generation = await self.policy.generate(
                 prompt,
                 seeds=seeds,
@@ -152,11 +153,10 @@ class Stepper:
             policy_version=completion.policy_version,
             trained=self.own,
         )
-        observed = (
-            () if outcome.observation is None else (Segment(Origin.OBSERVATION, (outcome.observation,)),)
-        )
+        observed = () if outcome.observation is None else (Segment(Origin.OBSERVATION, (outcome.observation,)),)
         stop = self._stop(outcome, completion, used + sum(map(self._reserve, observed)))
-        observed = () if stop else observed
+        if stop is not None:
+            observed = ()
         return Prefix(
             parent=parent,
             new_segments=(*forced, said, *observed),

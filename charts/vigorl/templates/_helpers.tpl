@@ -20,8 +20,13 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end -}}
 
+{{/* A component's image: a name below the registry, or a full reference of its own. */}}
 {{- define "vigorl.image" -}}
+{{- if contains "/" .image -}}
+{{ .image }}
+{{- else -}}
 {{ printf "%s/%s:%s" .root.Values.image.registry .image (.root.Values.image.tag | default .root.Chart.AppVersion) }}
+{{- end -}}
 {{- end -}}
 
 {{- define "vigorl.podSecurity" -}}
