@@ -13,7 +13,7 @@ from vigorl_lib.environment.config import ZoomConfig
 from vigorl_lib.environment.zoom import ZoomEnvironment
 from vigorl_lib.errors import PolicyError
 from vigorl_lib.evaluation.metrics import SampleRecord
-from vigorl_lib.evaluation.run import evaluate
+from vigorl_lib.evaluation.run import OnSample, evaluate
 from vigorl_lib.models.tiny import RESIZE
 from vigorl_lib.policy.base import Generation, Policy, Sampling
 from vigorl_lib.policy.config import PolicyConfig, ScriptedConfig
@@ -83,6 +83,7 @@ async def measure(
     mode: str = "multi_turn",
     keep: int = 0,
     seed: int = 0,
+    on_sample: OnSample = lambda done, total, failed: None,
 ) -> list[SampleRecord]:
     where = open_storage(str(storage)) if isinstance(storage, Path) else storage
     task = TASK.model_copy(update={"mode": mode})
@@ -98,7 +99,7 @@ async def measure(
             seed=seed,
             max_in_flight=4,
             keep_trajectories=keep,
-            on_sample=lambda done, total, failed: None,
+            on_sample=on_sample,
         )
     finally:
         await environment.close()

@@ -1,152 +1,126 @@
+"""Figures and their intervals, against values worked out elsewhere."""
+
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vigorl_lib.evaluation.metrics import (
-    SampleRecord,
-    accuracy,
-    compare,
-    mcnemar,
-    split_by,
-    summarize,
-    wilson,
-)
+from vigorl_lib.evaluation.metrics import SampleRecord, accuracy, compare, mcnemar, split_by, summarize, wilson
+
+RECORD = SampleRecord("a", True, "correct", "answered", "pink", turns=2, zooms=1, reward=1.0)
 
 
-def sample(name: str, correct: bool, **rest: object) -> SampleRecord:
-    values: dict[str, object] = {
-        "outcome": "correct" if correct else "wrong",
-        "stop": "answered",
-        "answer": "pink",
-        "turns": 1,
-        "zooms": 0,
-        "reward": 0.5,
-    }
-    return SampleRecord(name, correct, **(values | rest))  # type: ignore[arg-type]
+def records(answers: str, size: str = "small") -> list[SampleRecord]:
+    """One record per letter: `r` is right."""
+    return [
+        replace(RECORD, example_id=f"{size}-{k}", correct=letter == "r", tags={"size": size})
+        for k, letter in enumerate(answers)
+    ]
 
 
 @pytest.mark.parametrize(
     ("successes", "n", "low", "high"),
-    [
-        (8, 10, 0.490162, 0.943318),
-        (0, 10, 0.0, 0.277533),
-        (10, 10, 0.722467, 1.0),
-        (1, 1, 0.206549, 1.0),
-        (150, 300, 0.443743, 0.556257),
-    ],
+    [(8, 10, 0.4902, 0.9433), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662)],
 )
-def test_wilson_intervals_have_their_known_ends(successes: int, n: int, low: float, high: float) -> None:
-    found = wilson(successes, n)
-    assert (found.value, found.n) == (successes / n, n)
-    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-5)
+def test_wilson_gives_the_textbook_intervals(successes: int, n: int, low: float, high: float) -> None:
+    share = wilson(successes, n)
+    assert (share.value, share.n) == (successes / n, n)
+    assert share.low == pytest.approx(low, abs=5e-5)
+    assert share.high == pytest.approx(high, abs=5e-5)
 
 
-def test_of_nothing_nothing_is_known() -> None:
-    found = wilson(0, 0)
-    assert (found.low, found.high, found.n) == (0.0, 1.0, 0)
+def test_no_sample_says_nothing() -> None:
+    share = wilson(0, 0)
+    assert (share.low, share.high, share.n) == (0.0, 1.0, 0)
 
 
-@given(n=st.integers(1, 2000), share=st.floats(0, 1))
-def test_a_share_lies_in_its_interval_which_narrows_with_n(n: int, share: float) -> None:
-    successes = round(share * n)
-    found, more = wilson(successes, n), wilson(4 * successes, 4 * n)
-    assert 0 <= found.low <= found.value + 1e-12
-    assert found.value - 1e-12 <= found.high <= 1
-    assert more.high - more.low < found.high - found.low
-    mirrored = wilson(n - successes, n)
-    assert (mirrored.low, mirrored.high) == pytest.approx((1 - found.high, 1 - found.low))
+@given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_holds_the_share_and_mirrors(counts: tuple[int, int]) -> None:
+    successes, n = counts
+    share, mirrored = wilson(successes, n), wilson(n - successes, n)
+    assert 0.0 <= share.low <= share.value + 1e-12
+    assert share.value - 1e-12 <= share.high <= 1.0
+    assert share.low == pytest.approx(1.0 - mirrored.high)
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "p"),
-    [(1, 8, 20 / 512), (8, 1, 20 / 512), (0, 5, 2 / 32), (0, 1, 1.0), (0, 0, 1.0), (3, 3, 1.0), (4, 5, 1.0)],
+    ("only_first", "only_second", "p"),
+    [(1, 8, 20 / 512), (1, 9, 22 / 1024), (0, 5, 2 / 32), (3, 3, 1.0), (0, 0, 1.0), (10, 0, 2 / 1024)],
 )
-def test_mcnemar_is_exact(first: int, second: int, p: float) -> None:
-    assert mcnemar(first, second) == pytest.approx(p)
+def test_mcnemar_is_the_exact_binomial_test(only_first: int, only_second: int, p: float) -> None:
+    assert mcnemar(only_first, only_second) == pytest.approx(p)
+    assert mcnemar(only_second, only_first) == pytest.approx(p)
 
 
 def test_mcnemar_of_many_pairs_neither_overflows_nor_vanishes() -> None:
     assert 0 < mcnemar(1000, 1200) < 0.001
 
 
-def pairs(both: int, only_first: int, only_second: int, neither: int) -> tuple[list[SampleRecord], list[SampleRecord]]:
-    outcomes = [(True, True)] * both + [(True, False)] * only_first + [(False, True)] * only_second
-    outcomes += [(False, False)] * neither
-    return (
-        [sample(f"e{k}", a) for k, (a, _) in enumerate(outcomes)],
-        [sample(f"e{k}", b) for k, (_, b) in enumerate(outcomes)],
-    )
-
-
-def test_two_policies_are_compared_pair_by_pair() -> None:
-    first, second = pairs(40, 30, 10, 20)
-    found = compare(first, second[::-1], seed=3)
-    assert (found.n, found.only_first, found.only_second) == (100, 30, 10)
-    assert found.difference == pytest.approx(0.2)
-    assert found.p_value == mcnemar(30, 10)
-    # Normal approximation: 0.2 +- 1.96 * sqrt((0.4 - 0.04) / 100).
-    assert (found.low, found.high) == pytest.approx((0.2 - 0.1176, 0.2 + 0.1176), abs=0.025)
-    swapped = compare(second, first)
-    assert swapped.difference == -found.difference
-
-
-@given(st.integers(0, 20), st.integers(0, 20), st.integers(0, 20), st.integers(1, 20))
-def test_a_bootstrap_interval_holds_the_difference_and_follows_its_seed(
-    both: int, only_first: int, only_second: int, neither: int
-) -> None:
-    first, second = pairs(both, only_first, only_second, neither)
-    found = compare(first, second, samples=500, seed=1)
-    assert found.low - 1e-12 <= found.difference <= found.high + 1e-12
-    assert found == compare(first, second, samples=500, seed=1)
-
-
-def test_only_examples_that_both_answered_are_compared() -> None:
-    found = compare([sample("a", True), sample("b", True)], [sample("b", False), sample("c", True)])
-    assert (found.n, found.difference) == (1, 1.0)
-    nothing = compare([sample("a", True)], [sample("b", True)])
+def test_compare_of_nothing_and_of_equals() -> None:
+    nothing = compare(records("r", "small"), records("r", "large"))
     assert (nothing.n, nothing.low, nothing.high, nothing.p_value) == (0, -1.0, 1.0, 1.0)
+    equal = compare(records("rrww"), records("rrww"))
+    assert (equal.difference, equal.low, equal.high, equal.p_value) == (0.0, 0.0, 0.0, 1.0)
 
 
-def test_equal_policies_do_not_differ() -> None:
-    first, second = pairs(5, 0, 0, 5)
-    found = compare(first, second)
-    assert (found.difference, found.low, found.high, found.p_value) == (0.0, 0.0, 0.0, 1.0)
+def test_compare_pairs_by_example_and_leaves_out_what_only_one_answered() -> None:
+    first, second = records("rrrw"), records("wrwr")
+    paired = compare(first, second[::-1][:3])
+    assert (paired.n, paired.only_first, paired.only_second) == (3, 1, 1)
+    assert paired.difference == 0.0
 
 
-def test_records_are_split_by_a_tag_and_those_without_it_left_out() -> None:
-    records = [sample("a", True, tags={"size": "small"}), sample("b", False, tags={"size": "large"}), sample("c", True)]
-    parts = split_by(records, "size")
-    assert list(parts) == ["large", "small"]
-    assert [record.example_id for record in parts["small"]] == ["a"]
-    assert split_by(records, "color") == {}
+def test_compare_has_the_interval_of_the_paired_differences() -> None:
+    """With 60 against 20 discordant pairs of 400 the normal approximation is good to a fraction of a point."""
+    first, second = records("r" * 60 + "w" * 20 + "r" * 320), records("w" * 60 + "r" * 20 + "r" * 320)
+    paired = compare(first, second, samples=20_000)
+    error = math.sqrt((80 / 400 - 0.1**2) / 400)
+    assert paired.difference == pytest.approx(0.1)
+    assert paired.low == pytest.approx(0.1 - 1.96 * error, abs=0.004)
+    assert paired.high == pytest.approx(0.1 + 1.96 * error, abs=0.004)
+    assert paired == compare(first, second, samples=20_000)
 
 
-def test_a_cell_is_summed_up_in_plain_figures() -> None:
-    records = [
-        sample("a", True, zooms=2, turns=3, point_error_px=1.0, hit=True),
-        sample("b", False, zooms=1, turns=2, point_error_px=5.0, hit=False, invalid={"outside": 2}),
-        sample("c", False, stop="max_turns", outcome="no_answer", point_error_px=3.0, hit=True),
-        sample("d", True, hit=False),
+@given(st.text("rw", min_size=1, max_size=60), st.text("rw", min_size=1, max_size=60))
+def test_turning_a_comparison_round_turns_its_sign(first: str, second: str) -> None:
+    there, back = (compare(records(a), records(b), samples=200) for a, b in ((first, second), (second, first)))
+    assert there.difference == -back.difference
+    assert (there.only_first, there.p_value) == (back.only_second, back.p_value)
+    assert -1.0 <= there.low <= there.difference + 1e-9
+    assert there.difference - 1e-9 <= there.high <= 1.0
+
+
+def test_summary_counts_malformed_and_unanswered_apart_from_wrong() -> None:
+    cell = [
+        RECORD,
+        replace(RECORD, correct=False, outcome="wrong", zooms=0, turns=1),
+        replace(RECORD, correct=False, outcome="malformed"),
+        replace(
+            RECORD, correct=False, outcome="no_answer", stop="invalid_turns", invalid={"malformed": 2, "outside": 1}
+        ),
     ]
-    found = summarize(records)
-    assert found["n"] == 4
-    assert found["accuracy"] == accuracy(records).value == 0.5
-    assert found["zoom_rate"] == 0.5
-    assert found["turns"] == 7 / 4
-    assert (found["point_error_median_px"], found["point_error_mean_px"]) == (3.0, 3.0)
-    assert (found["hit_rate"], found["pointed"]) == (0.5, 0.75)
-    assert (found["invalid_turns"], found["invalid/outside"]) == (0.5, 0.5)
-    assert (found["stop/answered"], found["stop/max_turns"]) == (0.75, 0.25)
-    assert found["outcome/no_answer"] == 0.25
+    figures = summarize(cell)
+    assert [figures[f"outcome/{name}"] for name in ("correct", "wrong", "malformed", "no_answer")] == [0.25] * 4
+    assert (figures["stop/answered"], figures["stop/invalid_turns"]) == (0.75, 0.25)
+    assert (figures["invalid_turns"], figures["invalid/malformed"], figures["invalid/outside"]) == (0.75, 0.5, 0.25)
+    assert (figures["zoom_rate"], figures["turns"]) == (0.75, 1.75)
 
 
-def test_where_nothing_was_pointed_at_there_is_no_error_instead_of_a_small_one() -> None:
-    for records in ([], [sample("a", True)]):
-        found = summarize(records)
-        assert math.isnan(found["point_error_median_px"])
-        assert math.isnan(found["hit_rate"])
-        assert found["pointed"] == 0
+def test_pointing_is_averaged_over_those_who_pointed() -> None:
+    cell = [replace(RECORD, point_error_px=error, hit=hit) for error, hit in ((1.0, True), (5.0, True), (None, False))]
+    figures = summarize(cell)
+    assert figures["point_error_median_px"] == figures["point_error_mean_px"] == 3.0
+    assert figures["hit_rate"] == pytest.approx(2 / 3)
+    assert figures["pointed"] == pytest.approx(2 / 3)
+    assert math.isnan(summarize([RECORD])["point_error_median_px"])
+
+
+def test_split_keeps_every_tagged_record_once() -> None:
+    cell = [*records("rw", "small"), *records("rrr", "large"), RECORD]
+    parts = split_by(cell, "size")
+    assert {name: len(part) for name, part in parts.items()} == {"large": 3, "small": 2}
+    assert accuracy(parts["small"]).value == 0.5

@@ -1,225 +1,196 @@
+"""Measuring a policy: real teacher, real zoom environment, real rewards, records in a folder."""
+
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from tests.rollout.support import TASK, ZOOM, WordPolicy, answer, question, said, stepping, zoom
+from tests.evaluation.support import PERFECT, measure, scenes, teacher, watched
 from vigorl_lib.domain.example import Example, GroundTruth
 from vigorl_lib.domain.geometry import Box, Crop, Point, Size
-from vigorl_lib.domain.grammar import Answer, Continue, Turn, Zoom
+from vigorl_lib.domain.grammar import Answer, Turn, Zoom
 from vigorl_lib.domain.image import Image
-from vigorl_lib.domain.trajectory import Segment, StopReason, Trajectory, TurnRecord
+from vigorl_lib.domain.trajectory import StopReason, Trajectory, TurnRecord
 from vigorl_lib.errors import ConfigError, PolicyError, RewardError
-from vigorl_lib.evaluation.metrics import SampleRecord
-from vigorl_lib.evaluation.run import evaluate, pointing, read_kept_trajectories, read_records
-from vigorl_lib.reward.base import Reward, Score
+from vigorl_lib.evaluation.metrics import accuracy
+from vigorl_lib.evaluation.run import pointing, read_kept_trajectories, read_records
+from vigorl_lib.reward.base import Score
 from vigorl_lib.reward.config import RewardConfig
 from vigorl_lib.reward.rules import LocalReward
-from vigorl_lib.rollout.task import TaskConfig
+from vigorl_lib.storage.base import open_storage
 from vigorl_lib.storage.folder import FolderStorage
 from vigorl_lib.storage.images import ImageStore
-from vigorl_lib.storage.segments import read_segments
+from vigorl_lib.storage.segments import SegmentWriter
 
-PREFIX = "runs/r/evaluation/words/multi_turn"
-
-
-def about(prompt: Sequence[Segment]) -> str:
-    return prompt[0].text.rsplit(" ", 1)[1]
+SCENES = scenes(6)
 
 
-def written(prompt: Sequence[Segment], index: int) -> str:
-    """Looks once, then knows of the even examples."""
-    if not said(prompt):
-        return zoom()
-    return answer("pink" if int(about(prompt)[1]) % 2 == 0 else "cyan")
+async def test_a_teacher_that_never_errs_gets_everything_right(tmp_path: Path) -> None:
+    records = await measure(SCENES, teacher(SCENES, direct_rate=0.0, **PERFECT), tmp_path)
+    assert [record.example_id for record in records] == [example.example_id for example in SCENES]
+    assert accuracy(records).value == 1.0
+    assert all(record.zooms == 1 and record.hit and record.stop == "answered" for record in records)
+    # Points are said in bins of four pixels.
+    assert all(record.point_error_px is not None and record.point_error_px < 3.0 for record in records)
+    assert {record.tags["size"] for record in records} == {"small", "large"}
 
 
-def questions(count: int) -> list[Example]:
-    return [question(f"e{k}") for k in range(count)]
+async def test_a_teacher_that_always_errs_gets_nothing_right(tmp_path: Path) -> None:
+    rates = {**PERFECT, "error_rate": 1.0, "unseen_error_rate": 1.0, "direct_rate": 1.0}
+    records = await measure(SCENES, teacher(SCENES, **rates), tmp_path)
+    assert {record.outcome for record in records} == {"wrong"}
+    assert {record.zooms for record in records} == {0}
 
 
-async def run(
-    storage: FolderStorage,
-    policy: WordPolicy,
-    examples: Sequence[Example],
-    *,
-    reward: Reward | None = None,
-    task: TaskConfig = TASK,
-    seed: int = 0,
-    keep: int = 0,
-) -> tuple[list[SampleRecord], list[tuple[int, int, int]]]:
-    seen: list[tuple[int, int, int]] = []
-    records = await evaluate(
-        examples,
-        stepping(policy, task),
-        reward or LocalReward(),
-        RewardConfig(),
-        storage=storage,
-        prefix=PREFIX,
-        seed=seed,
-        max_in_flight=4,
-        on_sample=lambda *counts: seen.append(counts),
-        keep_trajectories=keep,
-    )
-    return records, seen
+async def test_called_again_it_asks_nothing_and_says_the_same(tmp_path: Path) -> None:
+    first = await measure(SCENES, teacher(SCENES), tmp_path)
+    policy = watched(SCENES)
+    again = await measure(SCENES, policy, tmp_path)
+    assert policy.asked == []
+    assert again == first
 
 
-async def test_every_example_is_measured_and_told_of_in_order(tmp_path: Path) -> None:
-    storage = FolderStorage(tmp_path)
-    records, seen = await run(storage, WordPolicy(written), questions(6))
-    assert [record.example_id for record in records] == [f"e{k}" for k in range(6)]
-    assert [record.correct for record in records] == [True, False] * 3
-    assert {(record.stop, record.turns, record.zooms) for record in records} == {("answered", 2, 1)}
-    assert seen == [(k, 6, 0) for k in range(1, 7)]
-    assert sorted(read_records(storage, PREFIX), key=lambda r: r.example_id) == records
+async def test_a_cut_off_evaluation_goes_on_with_what_is_missing(tmp_path: Path) -> None:
+    await measure(SCENES[:4], teacher(SCENES), tmp_path)
+    policy = watched(SCENES)
+    records = await measure(SCENES, policy, tmp_path)
+    assert set(policy.asked) == {example.example_id for example in SCENES[4:]}
+    assert records == await measure(SCENES, teacher(SCENES), tmp_path / "whole")
 
 
-async def test_what_is_recorded_is_not_asked_again(tmp_path: Path) -> None:
-    storage = FolderStorage(tmp_path)
-    first, _ = await run(storage, WordPolicy(written), questions(3))
-    policy = WordPolicy(written)
-    records, seen = await run(storage, policy, questions(5))
-    assert {about(call.prompt) for call in policy.calls} == {"e3?", "e4?"}
-    assert records[:3] == first
-    assert seen == [(4, 5, 0), (5, 5, 0)]
-    idle = WordPolicy(written)
-    fewer, seen = await run(storage, idle, questions(2))
-    assert (fewer, seen, idle.calls) == (first[:2], [], [])
+async def test_failed_samples_are_no_wrong_answers_and_are_asked_again(tmp_path: Path) -> None:
+    failing = [SCENES[1].example_id, SCENES[3].example_id]
+    with pytest.raises(PolicyError, match=r"2 of 6 samples failed.*ENGINE_FAILED") as failure:
+        await measure(SCENES, watched(SCENES, failing), tmp_path)
+    assert failure.value.reason == "EVALUATION_INCOMPLETE"
+    assert len(read_records(open_storage(str(tmp_path)), "evaluation")) == 4
+    policy = watched(SCENES)
+    assert len(await measure(SCENES, policy, tmp_path)) == 6
+    assert set(policy.asked) == set(failing)
 
 
-async def test_a_failing_policy_leaves_the_evaluation_incomplete_until_it_is_done_again(tmp_path: Path) -> None:
-    broken = True
+@pytest.mark.parametrize("raised", [True, False])
+async def test_a_reward_that_fails_leaves_its_sample_to_be_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: bool
+) -> None:
+    unscored = LocalReward.score
 
-    def flaky(prompt: Sequence[Segment], index: int) -> str:
-        if broken and about(prompt) in ("e1?", "e3?"):
-            raise PolicyError("unreachable", reason="UNAVAILABLE", infrastructure=True)
-        return written(prompt, index)
+    async def score(
+        self: LocalReward, items: Sequence[tuple[Example, Trajectory]], *, config: RewardConfig
+    ) -> list[Score | Exception]:
+        if items[0][0] is not SCENES[1]:
+            return await unscored(self, items, config=config)
+        error = RewardError("away", reason="UNAVAILABLE", infrastructure=raised)
+        if raised:
+            raise error
+        return [error]
 
-    storage = FolderStorage(tmp_path)
-    with pytest.raises(PolicyError, match=r"2 of 5 samples failed, first e[13]: UNAVAILABLE: unreachable") as caught:
-        await run(storage, WordPolicy(flaky), questions(5))
-    assert caught.value.reason == "EVALUATION_INCOMPLETE"
-    assert caught.value.metadata["failed"] == "2"
-    assert {record.example_id for record in read_records(storage, PREFIX)} == {"e0", "e2", "e4"}, "a failure is no answer"
-    broken = False
-    records, _ = await run(storage, WordPolicy(flaky), questions(5))
-    assert [record.correct for record in records] == [True, False, True, False, True]
-
-
-@pytest.mark.parametrize("infrastructure", [True, False])
-async def test_a_failing_reward_leaves_the_evaluation_incomplete(tmp_path: Path, infrastructure: bool) -> None:
-    class Unreachable(LocalReward):
-        async def score(
-            self, items: Sequence[tuple[Example, Trajectory]], *, config: RewardConfig
-        ) -> list[Score | Exception]:
-            if items[0][0].example_id == "e1":
-                error = RewardError("away", reason="UNAVAILABLE", infrastructure=infrastructure)
-                if infrastructure:
-                    raise error
-                return [error]
-            return await super().score(items, config=config)
-
-    storage = FolderStorage(tmp_path)
-    with pytest.raises(PolicyError, match="1 of 3 samples failed, first e1: UNAVAILABLE: away"):
-        await run(storage, WordPolicy(written), questions(3), reward=Unreachable())
-    assert len(read_records(storage, PREFIX)) == 2
+    monkeypatch.setattr(LocalReward, "score", score)
+    with pytest.raises(PolicyError, match=r"1 of 3 samples failed, first scene-001: UNAVAILABLE: away"):
+        await measure(SCENES[:3], teacher(SCENES), tmp_path)
+    assert len(read_records(open_storage(str(tmp_path)), "evaluation")) == 2
 
 
-async def test_a_bug_is_not_a_failed_sample(tmp_path: Path) -> None:
-    def buggy(prompt: Sequence[Segment], index: int) -> str:
+async def test_our_own_mistake_is_not_taken_for_a_failed_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mistaken(*_: object) -> None:
         raise KeyError("oops")
 
+    monkeypatch.setattr("vigorl_lib.evaluation.run.pointing", mistaken)
     with pytest.raises(KeyError):
-        await run(FolderStorage(tmp_path), WordPolicy(buggy), questions(2))
+        await measure(SCENES[:2], teacher(SCENES), tmp_path)
 
 
-async def test_records_made_in_another_way_are_refused(tmp_path: Path) -> None:
+async def test_fewer_examples_are_counted_without_the_records_of_the_others(tmp_path: Path) -> None:
     storage = FolderStorage(tmp_path)
-    await run(storage, WordPolicy(written), questions(2))
-    settings = json.loads(storage.read(f"{PREFIX}/settings.json"))
-    assert settings["seed"] == 0
-    assert settings["policy"]["name"] == "words"
-    other = TASK.model_copy(update={"zoom": ZOOM.model_copy(update={"shown_px": 56})})
-    with pytest.raises(ConfigError, match="another task and seed") as caught:
-        await run(storage, WordPolicy(written), questions(2), task=other, seed=1)
-    assert caught.value.reason == "EVALUATION_DIFFERS"
-    assert caught.value.metadata["changed"] == "task,seed"
+    first = await measure(SCENES[:3], teacher(SCENES), storage)
+    storage.create("smaller/settings.json", storage.read("evaluation/settings.json"))
+    with SegmentWriter(storage, "smaller") as writer:
+        writer.append({"sample": asdict(first[0])})
+        writer.append({"sample": asdict(replace(first[0], correct=not first[0].correct))})
+        writer.append({"sample": asdict(first[2])})
+    seen: list[tuple[int, int, int]] = []
+    found = await measure(
+        SCENES[:2], teacher(SCENES), storage, prefix="smaller", on_sample=lambda *counts: seen.append(counts)
+    )
+    assert found == first[:2], "of an example recorded twice the first counts"
+    assert seen == [(2, 2, 0)]
 
 
-async def test_the_first_trajectories_are_kept_with_their_pictures(tmp_path: Path) -> None:
-    storage = FolderStorage(tmp_path)
-    await run(storage, WordPolicy(written), questions(4), keep=2)
-    kept = sorted(read_kept_trajectories(storage, PREFIX), key=lambda trajectory: trajectory.example_id)
-    assert [trajectory.example_id for trajectory in kept] == ["e0", "e1"]
-    assert [trajectory.outcome for trajectory in kept] == ["correct", "wrong"]
-    assert kept[0].reward is not None
+async def test_an_unreadable_picture_harms_no_other_sample(tmp_path: Path) -> None:
+    broken = replace(SCENES[0].images[0], data=b"no picture", sha256="0" * 64)
+    examples = [replace(SCENES[0], images=(broken,)), *SCENES[1:]]
+    with pytest.raises(PolicyError, match=r"1 of 6 samples failed, first scene-000: IMAGE_UNREADABLE"):
+        await measure(examples, teacher(SCENES), tmp_path)
+    assert len(read_records(open_storage(str(tmp_path)), "evaluation")) == 5
+
+
+async def test_records_of_another_way_of_asking_are_not_mixed_in(tmp_path: Path) -> None:
+    await measure(SCENES[:2], teacher(SCENES), tmp_path)
+    with pytest.raises(ConfigError, match="another seed") as failure:
+        await measure(SCENES, teacher(SCENES), tmp_path, seed=1)
+    assert failure.value.reason == "EVALUATION_DIFFERS"
+    with pytest.raises(ConfigError, match="another task and prompt_sha256"):
+        await measure(SCENES, teacher(SCENES), tmp_path, mode="single_turn")
+
+
+async def test_how_it_was_asked_stands_beside_the_records(tmp_path: Path) -> None:
+    await measure(SCENES[:1], teacher(SCENES), tmp_path)
+    settings = json.loads((tmp_path / "evaluation" / "settings.json").read_text())
+    assert settings["policy"]["name"] == "scripted-teacher"
+    assert settings["task"]["zoom"]["window_model_px"] == 14
+    assert settings["resize"]["factor"] == 28
+
+
+async def test_kept_trajectories_come_with_their_score_and_their_crops(tmp_path: Path) -> None:
+    await measure(SCENES, teacher(SCENES, direct_rate=0.0, **PERFECT), tmp_path, keep=3)
+    storage = open_storage(str(tmp_path))
+    kept = read_kept_trajectories(storage, "evaluation")
+    assert sorted(trajectory.example_id for trajectory in kept) == [e.example_id for e in SCENES[:3]]
+    assert all(trajectory.outcome == "correct" and trajectory.reward_parts["answer"] == 1.0 for trajectory in kept)
     crop = kept[0].turns[0].crop_image
     assert crop is not None
-    assert ImageStore(storage).load(crop).data is not None
+    assert ImageStore(storage).load(crop).data
 
 
-def test_of_an_example_recorded_twice_the_first_counts(tmp_path: Path) -> None:
-    from dataclasses import asdict
-
-    from tests.evaluation.test_metrics import sample
-    from vigorl_lib.storage.segments import SegmentWriter
-
-    storage = FolderStorage(tmp_path)
-    with SegmentWriter(storage, PREFIX) as writer:
-        for correct in (True, False):
-            writer.append({"sample": asdict(sample("e0", correct))})
-    assert len(list(read_segments(storage, PREFIX))) == 2
-    (record,) = read_records(storage, PREFIX)
-    assert record.correct
+def answered(*turns: TurnRecord) -> Trajectory:
+    """A trajectory whose policy saw a picture of 400 x 400 at 100 x 100."""
+    return Trajectory("t", "e", "multi_turn", "p", (), turns, StopReason.ANSWERED, model_size=Size(100, 100))
 
 
-IMAGE = Image("0" * 64, "image/png", Size(448, 448))
-EVIDENCE = Box(40, 40, 60, 60)
-"""Its middle is (12.5, 12.5) in the model frame of 112x112."""
-SEARCHED = Example("e", "What?", (IMAGE,), GroundTruth("pink", evidence=(EVIDENCE,)))
+def example_at(*evidence: Box) -> Example:
+    truth = GroundTruth("pink", evidence=evidence)
+    return replace(SCENES[0], images=(Image("0" * 64, "image/png", Size(400, 400)),), truth=truth)
 
 
-def turns(*records: TurnRecord, model: Size | None = Size(112, 112)) -> Trajectory:
-    return Trajectory("r/e/0", "e", "multi_turn", "p", (), records, StopReason.ANSWERED, model_size=model)
+TARGET = Box(200, 200, 220, 220)
+ANSWER = TurnRecord(Turn("", (), Answer("pink")), "", "stop_string")
 
 
-def cited(*points: Point) -> TurnRecord:
-    return TurnRecord(Turn("x", points, Answer("pink")), "", "")
+def zoomed(x: float, y: float, window: Box) -> TurnRecord:
+    return TurnRecord(Turn("", (), Zoom(Point(x, y))), "", "stop_string", crop=Crop(window, Size(112, 112)))
 
 
-def zoomed(point: Point, window: Box) -> TurnRecord:
-    return TurnRecord(Turn("x", (), Zoom(point)), "", "", crop=Crop(window, Size(112, 112)))
+def test_the_last_zoom_is_measured_in_pixels_of_the_view() -> None:
+    astray, on_target = zoomed(10, 10, Box(0, 0, 80, 80)), zoomed(55.5, 52.5, Box(180, 180, 260, 260))
+    error, hit = pointing(example_at(TARGET), answered(astray, on_target, ANSWER))
+    assert error == pytest.approx(3.0)
+    assert hit is True
+    assert pointing(example_at(TARGET), answered(on_target, astray, ANSWER))[1] is False
 
 
-SHOWS, SHOWS_NOT = Box(0, 0, 56, 56), Box(60, 60, 116, 116)
+def test_without_a_zoom_a_point_must_lie_on_the_evidence() -> None:
+    cited = replace(ANSWER, turn=Turn("", (Point(51, 51), Point(58, 52.5)), Answer("pink")))
+    error, hit = pointing(example_at(TARGET), answered(cited))
+    assert (error, hit) == (pytest.approx(5.5), False)
+    assert pointing(example_at(Box(225, 200, 240, 220)), answered(cited))[1] is True
 
 
-@pytest.mark.parametrize(
-    ("trajectory", "error", "hit"),
-    [
-        (turns(cited(Point(12.5, 12.5))), 0.0, True),
-        (turns(cited(Point(90, 90), Point(12.5, 16))), 3.5, False),
-        (turns(cited(Point(12.5, 13.5))), 1.0, True),
-        (turns(zoomed(Point(12.5, 16.5), SHOWS)), 4.0, True),
-        (turns(zoomed(Point(12.5, 22.5), SHOWS_NOT)), 10.0, False),
-        (turns(zoomed(Point(90, 90), SHOWS_NOT), zoomed(Point(12.5, 12.5), SHOWS)), 0.0, True),
-        (turns(zoomed(Point(12.5, 16.5), SHOWS), cited(Point(90, 90))), 4.0, True),
-    ],
-    ids=["point on", "last point counts", "point near", "crop shows", "crop does not", "last crop counts", "crop first"],
-)
-def test_pointing_is_measured_by_the_last_zoom_else_by_the_last_point(
-    trajectory: Trajectory, error: float, hit: bool
-) -> None:
-    assert pointing(SEARCHED, trajectory) == (pytest.approx(error), hit)
-
-
-def test_who_points_nowhere_hits_nothing_and_has_no_error() -> None:
-    assert pointing(SEARCHED, turns(cited())) == (None, False)
-    unasked = Example("e", "What?", (IMAGE,), GroundTruth("pink"))
-    assert pointing(unasked, turns(cited(Point(1, 1)))) == (None, None)
-    assert pointing(SEARCHED, turns(cited(Point(1, 1)), model=None)) == (None, None)
-    refused = TurnRecord(Turn("x", (), Continue()), "", "")
-    assert pointing(SEARCHED, turns(refused)) == (None, False)
+def test_pointing_is_unknown_without_evidence_and_missed_without_a_point() -> None:
+    assert pointing(example_at(), answered(ANSWER)) == (None, None)
+    assert pointing(example_at(TARGET), answered(ANSWER)) == (None, False)

@@ -25,7 +25,7 @@ from vigorl_lib.storage.images import ImageStore
 from vigorl_lib.storage.layout import RunLayout
 from vigorl_lib.training.metrics import MetricsWriter
 
-STAGES = (StageRecord("search", 12.0, 20.0), StageRecord("grpo", 48.0, 51.5))
+STAGES = (StageRecord("search", 0, 12.0, 20.0), StageRecord("grpo", 1, 48.0, 51.5))
 POLICIES = ("captions", "mix", "grpo")
 """The first one was never measured."""
 HOSTILE = 'What is <b onclick="x">&amp;</b> <script>alert(1)</script>?'

@@ -26,17 +26,17 @@ class Progress:
         self.what = what
         self._begin = time.monotonic()
         self._last_log = 0.0
-        self._first_done: int | None = None
+        self._resumed: int | None = None
         self._terminal = sys.stderr.isatty()
         self._last: tuple[int, int, int, str] = (0, 0, 0, "")
 
     def __enter__(self) -> Progress:
         return self
 
-    def __call__(self, done: int, total: int, *, failed: int = 0, note: str = "") -> None:
-        if self._first_done is None:
-            # A resumed run starts above zero; its rate counts only what this process did.
-            self._first_done = max(0, done - 1)
+    def __call__(self, done: int, total: int, *, failed: int = 0, resumed: int = 0, note: str = "") -> None:
+        """`resumed` of those done were done by an earlier process; the rate does not count them."""
+        if self._resumed is None:
+            self._resumed = resumed
         self._last = (done, total, failed, note)
         now = time.monotonic()
         if now - self._last_log < (0.1 if self._terminal else LOG_EVERY_S) and done < total:
@@ -45,11 +45,11 @@ class Progress:
         self._show()
 
     def count(self, done: int, total: int, failed: int) -> None:
-        """The same, for callers that count failures, too."""
-        self(done, total, failed=failed)
+        """The same, for callers that tell of every single item, the first one included."""
+        self(done, total, failed=failed, resumed=done - 1)
 
     def _rate(self) -> float:
-        done = self._last[0] - (self._first_done or 0)
+        done = self._last[0] - (self._resumed or 0)
         return done / max(1e-9, time.monotonic() - self._begin)
 
     def _show(self) -> None:
@@ -72,7 +72,7 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._first_done is not None and self._terminal:
+        if self._resumed is not None and self._terminal:
             self._show()
             sys.stderr.write("\n")
 

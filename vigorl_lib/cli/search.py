@@ -41,7 +41,7 @@ async def search_dataset(recipe: Recipe) -> dict[str, float]:
                 seed=recipe.seed,
             ):
                 done, total, failed, solved = update.done, update.total, update.failed, update.solved
-                progress(done, total, failed=failed, note=f"{solved} solved")
+                progress(done, total, failed=failed, resumed=update.resumed, note=f"{solved} solved")
     finally:
         await client.close()
     if failed:

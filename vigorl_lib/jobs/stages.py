@@ -21,6 +21,8 @@ class StageRecord:
     """What a stage cost and found. Times in seconds; CPU counts this process and its ended children."""
 
     name: str
+    number: int
+    """Place among the stages of the run."""
     wall_s: float
     cpu_s: float
     figures: dict[str, float] = field(default_factory=dict)
@@ -46,16 +48,16 @@ class StageRunner:
             self.on_begin(name, title)
             wall, cpu = time.monotonic(), _cpu_seconds()
             figures = work()
-            record = StageRecord(name, time.monotonic() - wall, _cpu_seconds() - cpu, figures)
+            record = StageRecord(name, len(self.records), time.monotonic() - wall, _cpu_seconds() - cpu, figures)
             self.storage.write(key, json.dumps(asdict(record), indent=2).encode())
         self.records.append(record)
         return record
 
 
 def read_stages(storage: Storage, prefix: str) -> list[StageRecord]:
-    """Records of the stages that are done, in the order of their names."""
+    """Records of the stages that are done, in the order in which the run does them."""
     keys = [key for key in storage.list(f"{prefix}/stages/") if key.endswith(".json")]
-    return [StageRecord(**json.loads(storage.read(key))) for key in keys]
+    return sorted((StageRecord(**json.loads(storage.read(key))) for key in keys), key=lambda record: record.number)
 
 
 def _cpu_seconds() -> float:
