@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from functools import partial
 
@@ -139,7 +139,8 @@ async def test_no_conversation_waits_for_anothers_turn() -> None:
         return await ran(slow_stepper, "slow")
 
     order = []
-    jobs = [slow, *(partial(ran, fast_stepper, f"fast{k}") for k in range(5))]
+    jobs: list[Callable[[], Awaitable[Trajectory]]] = [slow]
+    jobs += [partial(ran, fast_stepper, f"fast{k}") for k in range(5)]
     async with aclosing(rollout_many(jobs, max_in_flight=2)) as results:
         async for trajectory in results:
             order.append(trajectory.example_id)
@@ -155,13 +156,13 @@ async def test_jobs_are_taken_only_when_there_is_room() -> None:
     async def job(name: int) -> int:
         return name
 
-    def lazily() -> object:
+    def lazily() -> Iterator[Callable[[], Awaitable[int]]]:
         nonlocal taken
         for k in range(100):
             taken += 1
             yield partial(job, k)
 
-    async with aclosing(rollout_many(lazily(), max_in_flight=2)) as results:  # type: ignore[arg-type, type-var]
+    async with aclosing(rollout_many(lazily(), max_in_flight=2)) as results:
         await anext(results)
     assert taken == 2
 

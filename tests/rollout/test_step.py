@@ -180,10 +180,7 @@ async def test_a_failing_policy_is_named_with_its_reason(reason: str, stop: Stop
 
 
 async def test_a_failing_environment_is_named_with_its_reason() -> None:
-    class Refusing(WordPolicy):
-        pass
-
-    stepper = stepping(Refusing(looking))
+    stepper = stepping(WordPolicy(looking))
     root = await stepper.start(question(), (0,))
 
     async def refuse(*_: object) -> None:

@@ -9,14 +9,9 @@ import json
 import sys
 import time
 from types import TracebackType
-from typing import Protocol
 
 LOG_EVERY_S = 5.0
 """Seconds between two JSON records when the output is not a terminal."""
-
-
-class Reporter(Protocol):
-    def __call__(self, done: int, total: int, *, failed: int = 0, note: str = "") -> None: ...
 
 
 class Progress:
