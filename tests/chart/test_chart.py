@@ -123,11 +123,14 @@ def test_service_configs_fit_the_services_own_schema(helm: str) -> None:
     from vigorl_lib.config import validate
     from vigorl_services.configs import SERVICE_CONFIGS
 
+    checked = []
     for values in VALUES:
         for doc in documents(helm, values):
             if doc["kind"] == "ConfigMap":
                 component = doc["metadata"]["labels"]["app.kubernetes.io/component"].split("-")[0]
                 validate(SERVICE_CONFIGS[component], json.loads(doc["data"]["config.json"]), source=component)
+                checked.append(component)
+    assert set(checked) == set(SERVICE_CONFIGS)
 
 
 def test_pytorchjob_fits_the_operators_schema(helm: str) -> None:

@@ -100,6 +100,7 @@ async def test_a_call_ends_at_its_deadline_and_the_engine_is_told() -> None:
             await ask(client)
         assert caught.value.reason == "DEADLINE_EXCEEDED"
         await asyncio.wait_for(policy.cancelled.wait(), 5)
+        assert policy.cancelled.is_set()
 
 
 async def test_a_call_without_time_left_never_reaches_the_engine() -> None:

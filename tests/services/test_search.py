@@ -154,4 +154,5 @@ async def test_a_client_that_leaves_ends_the_work_of_its_question(root: Path, ex
             await asyncio.wait_for(policy.entered.wait(), 5)
             first.cancel()
             await asyncio.wait_for(policy.cancelled.wait(), 5)
+            assert policy.cancelled.is_set()
             await client.close()
