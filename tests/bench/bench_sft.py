@@ -21,7 +21,7 @@ def run() -> dict[str, float]:
     train_stage("sft", recipe("quickstart-captions", root, **values), stage="sft")
     wall = time.monotonic() - begin
     metrics = read_metrics(RunLayout(open_storage(str(root)), "bench/sft"))[5:]
-    step_s = median(m["step_s"] for m in metrics)
+    step_s = median(m["seconds"] for m in metrics)
     return {
         "tokens_per_s": median(m["tokens_per_s"] for m in metrics),
         "padding_share": median(m["padding_share"] for m in metrics),

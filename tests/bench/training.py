@@ -19,7 +19,7 @@ def prepare() -> Path:
     """An empty run beside data that is made once."""
     root = FOLDER.resolve()
     shutil.rmtree(root / "runs", ignore_errors=True)
-    sizes = ("synthetic.train=64", "synthetic.validation=0", "synthetic.test=0", "synthetic.captions=512")
+    sizes = ("synthetic.train=64", "synthetic.validation=2", "synthetic.test=2", "synthetic.captions=512")
     make_synthetic_data(resolve("quickstart", (f"root={root}", *sizes)))
     shutil.copytree(tiny_model(), root / "models" / "tiny", dirs_exist_ok=True)
     return root

@@ -6,8 +6,10 @@ by hand. Services run as local processes for as long as a stage needs them.
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,8 +52,9 @@ def quickstart(recipe: Recipe, setup_seconds: float, stage_overrides: tuple[str,
     """The whole story on this machine, in one command."""
     _check(recipe)
     story = _Story(recipe, _by_stage(stage_overrides))
-    story.claim()
-    story.run()
+    with _alone(Path(recipe.root)):
+        story.claim()
+        story.run()
     click.echo(story.summary(setup_seconds))
 
 
@@ -181,6 +184,22 @@ class _Story:
 
         configs = {name: {"policy": policy, "root": self.recipe.root} for name, policy in policies.items()}
         return running_services(self.root / "services", configs, root=self.recipe.root)
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """One quickstart in a folder at a time; the lock ends with its process, however that ends.
+
+    A second one waits: whoever killed `make` may have left the first one running.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / "quickstart.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            click.echo(f"another quickstart is at work in {root}: waiting for it to end", err=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _check(recipe: Recipe) -> None:
