@@ -27,7 +27,7 @@ $(VENV)/.installed-train: pyproject.toml constraints-cpu.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (once, one to three minutes) ..."
-	@index=$$($(BIN)/python -c 'import signal, sys, urllib.request as u; signal.alarm(3); u.urlopen(sys.argv[1] + "/torch/", timeout=3); print("--extra-index-url", sys.argv[1])' $(TORCH_INDEX) 2>/dev/null) \
+	@index=$$($(BIN)/python -c 'import signal, sys, urllib.request as u; signal.setitimer(signal.ITIMER_REAL, 2.7); u.urlopen(sys.argv[1] + "/torch/", timeout=3); print("--extra-index-url", sys.argv[1])' $(TORCH_INDEX) 2>/dev/null) \
 		|| echo "the PyTorch CPU index does not answer: torch comes from where pip is configured to look"; \
 	 $(BIN)/pip install -q --disable-pip-version-check $$index -c constraints-cpu.txt torch setuptools wheel \
 	 && $(BIN)/pip install -q --disable-pip-version-check $$index -c constraints-cpu.txt --no-build-isolation -e '.[train]'

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +19,10 @@ from vigorl_lib.models.pixels import to_patches
 from vigorl_lib.models.weights import write_weights
 from vigorl_lib.policy.base import Completion, FinishReason, Generation, Sampling
 from vigorl_lib.policy.config import PolicyConfig
-from vigorl_lib.policy.transformers import CURRENT, TransformersPolicy
+from vigorl_lib.policy.transformers import TransformersPolicy
 from vigorl_lib.storage import commit
 from vigorl_lib.storage.base import open_storage
+from vigorl_lib.storage.current import CURRENT, CurrentWeights, write_current
 
 SAMPLED = Sampling(max_tokens=12, stop=())
 GREEDY = replace(SAMPLED, temperature=0.0)
@@ -251,7 +251,7 @@ def publish(root: Path, version: int, config: PolicyConfig, *, scale: float = 1.
     write_weights({key: tensor * scale for key, tensor in model.state_dict().items()}, root / name)
     commit.commit(open_storage(str(root)), name, {"version": version})
     uri = str(root / name)
-    (root / CURRENT).write_text(json.dumps({"version": version, "uri": uri}))
+    write_current(open_storage(str(root)), CURRENT, CurrentWeights(version, uri, "unread"))
     return uri
 
 

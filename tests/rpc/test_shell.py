@@ -121,6 +121,7 @@ async def test_a_client_that_goes_away_cancels_the_work() -> None:
         await asyncio.wait_for(policy.entered.wait(), 5)
         task.cancel()
         await asyncio.wait_for(policy.cancelled.wait(), 5)
+        assert policy.cancelled.is_set()
         await client.close()
 
 

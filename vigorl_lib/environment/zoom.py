@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from threading import Lock
 from typing import TypeVar
 
 from PIL import Image as PILImage
 from PIL import ImageDraw
 
+from vigorl_lib.domain.cache import ByteCache
 from vigorl_lib.domain.geometry import Box, Crop, Frame, FrameMap, Point, ResizeRule, Size, crop_window
 from vigorl_lib.domain.grammar import MODES, Answer, Continue, Malformed, Turn, Zoom, observation_text, parse_turn
 from vigorl_lib.domain.image import Image, digest
@@ -189,34 +188,22 @@ def _draw_dot(picture: PILImage.Image, point: Point, box: Box) -> None:
 
 
 class OriginalCache:
-    """Decoded originals by digest, least recently used dropped first, bounded by bytes."""
+    """Decoded originals by digest, bounded by bytes."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._pictures: OrderedDict[str, PILImage.Image] = OrderedDict()
-        self._lock = Lock()
+        self._pictures: ByteCache[PILImage.Image] = ByteCache(max_bytes, _size_bytes)
 
     def get(self, image: Image) -> PILImage.Image:
         """The picture, RGB and upright. Raises DataError, EpisodeError (IMAGE_NOT_CACHED) without its bytes."""
-        with self._lock:
-            if (picture := self._pictures.get(image.sha256)) is not None:
-                self._pictures.move_to_end(image.sha256)
-                return picture
+        if (picture := self._pictures.get(image.sha256)) is not None:
+            return picture
         if image.data is None:
             raise EpisodeError(
                 f"image {image.sha256[:12]} is not cached here; send its bytes",
                 reason="IMAGE_NOT_CACHED",
                 sha256=image.sha256,
             )
-        picture = decode(image.data)
-        with self._lock:
-            if image.sha256 not in self._pictures:
-                self._pictures[image.sha256] = picture
-                self._bytes += _size_bytes(picture)
-            while self._bytes > self._max_bytes and len(self._pictures) > 1:
-                self._bytes -= _size_bytes(self._pictures.popitem(last=False)[1])
-        return picture
+        return self._pictures.put(image.sha256, decode(image.data))
 
 
 def _size_bytes(picture: PILImage.Image) -> int:

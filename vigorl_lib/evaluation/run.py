@@ -86,7 +86,8 @@ async def evaluate(
                 on_sample(len(done) + len(failed), len(examples), len(failed))
     if failed:
         raise PolicyError(
-            f"{len(failed)} of {len(examples)} samples failed, first {failed[0]}; run the same command again",
+            f"{len(failed)} of {len(examples)} samples failed, first {failed[0]}; mend that example if its "
+            "data is at fault, and run the same command again",
             reason="EVALUATION_INCOMPLETE",
             failed=len(failed),
         )

@@ -7,7 +7,6 @@ trained cannot be cached: then call `encode` with gradients on.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from vigorl_lib.domain.cache import ByteCache
 from vigorl_lib.domain.image import Image
 from vigorl_lib.models.pixels import View, to_patches
 
@@ -81,19 +81,16 @@ def encoder_outputs(features: Sequence[ImageFeatures]) -> dict[str, Any]:
 
 
 class FeatureCache:
-    """Features by image digest, the least recently used dropped first. For one thread."""
+    """Features by image digest, bounded by bytes. For one thread."""
 
     def __init__(self, *, max_bytes: int = DEFAULT_FEATURE_CACHE_BYTES) -> None:
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._features: OrderedDict[str, ImageFeatures] = OrderedDict()
+        self._features: ByteCache[ImageFeatures] = ByteCache(max_bytes, lambda features: features.size_bytes)
 
     def __contains__(self, image: Image) -> bool:
         return image.sha256 in self._features
 
     def clear(self) -> None:
         self._features.clear()
-        self._bytes = 0
 
     @torch.no_grad()
     def get(
@@ -101,15 +98,9 @@ class FeatureCache:
     ) -> list[ImageFeatures]:
         """Features of `images` in order; what is missing is computed in one pass from `views`, by digest."""
         wanted = dict.fromkeys(image.sha256 for image in images)
-        missing = [digest for digest in wanted if digest not in self._features]
-        found = {digest: self._features[digest] for digest in wanted if digest in self._features}
+        found = {digest: features for digest in wanted if (features := self._features.get(digest)) is not None}
+        missing = [digest for digest in wanted if digest not in found]
         fresh = encode(model, [views[digest] for digest in missing], processor)
         for digest, features in zip(missing, fresh, strict=True):
-            found[digest] = features
-            self._features[digest] = features
-            self._bytes += features.size_bytes
-        for digest in wanted:
-            self._features.move_to_end(digest)
-        while self._bytes > self._max_bytes and self._features:
-            self._bytes -= self._features.popitem(last=False)[1].size_bytes
+            found[digest] = self._features.put(digest, features)
         return [found[image.sha256] for image in images]

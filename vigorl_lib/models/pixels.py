@@ -9,9 +9,7 @@ batch needs them. Storing images and reading their headers is `vigorl_lib.storag
 from __future__ import annotations
 
 import io
-from collections import OrderedDict
 from collections.abc import Sequence
-from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from PIL import ImageOps
 
+from vigorl_lib.domain.cache import ByteCache
 from vigorl_lib.domain.geometry import ResizeRule, Size
 from vigorl_lib.domain.image import Image
 from vigorl_lib.errors import DataError, PolicyError
@@ -83,35 +82,23 @@ class ViewCache:
 
     def __init__(self, resize: ResizeRule, *, max_bytes: int = DEFAULT_VIEW_CACHE_BYTES) -> None:
         self.resize = resize
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._views: OrderedDict[str, View] = OrderedDict()
-        self._lock = Lock()
+        self._views: ByteCache[View] = ByteCache(max_bytes, lambda view: view.nbytes)
 
     def get(self, image: Image) -> View:
         """The view of an image. Raises DataError, and PolicyError (IMAGE_NOT_CACHED) if it has come without bytes."""
-        with self._lock:
-            if (view := self._views.get(image.sha256)) is not None:
-                self._views.move_to_end(image.sha256)
-                return view
+        if (view := self._views.get(image.sha256)) is not None:
+            return view
         if image.data is None:
             raise PolicyError(
                 f"image {image.sha256[:12]} is not cached here; send its bytes",
                 reason="IMAGE_NOT_CACHED",
                 sha256=image.sha256,
             )
-        view = np.asarray(model_view(decode(image.data), self.resize))
-        with self._lock:
-            if image.sha256 not in self._views:
-                self._views[image.sha256] = view
-                self._bytes += view.nbytes
-            while self._bytes > self._max_bytes and len(self._views) > 1:
-                self._bytes -= self._views.popitem(last=False)[1].nbytes
-        return view
+        return self._views.put(image.sha256, np.asarray(model_view(decode(image.data), self.resize)))
 
     @property
     def size_bytes(self) -> int:
-        return self._bytes
+        return self._views.used_bytes
 
 
 def to_patches(views: Sequence[View], processor: Qwen2VLImageProcessorPil) -> tuple[Tensor, Tensor]:

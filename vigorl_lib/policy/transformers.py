@@ -8,7 +8,6 @@ engine's aim.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from vigorl_lib.domain.trajectory import Segment
-from vigorl_lib.errors import ObjectNotFound, PolicyError
+from vigorl_lib.errors import PolicyError
 from vigorl_lib.models.inputs import TokenSequence
 from vigorl_lib.models.loading import LoadedModel, load_model
 from vigorl_lib.models.pixels import View, ViewCache
@@ -26,8 +25,8 @@ from vigorl_lib.policy.config import PolicyConfig
 from vigorl_lib.policy.decoding import DecodeRequest
 from vigorl_lib.policy.worker import EngineWorker, GenerateWork, Load, LoadWork, ScoreWork
 from vigorl_lib.storage.base import open_storage
+from vigorl_lib.storage.current import read_current
 
-CURRENT = "CURRENT"
 """Key under the weights root: JSON with the desired `version` and the `uri` of its folder."""
 
 
@@ -50,9 +49,9 @@ class TransformersPolicy:
         """Load the checkpoint and, with a weights root, the version that `CURRENT` names. Blocks."""
         loaded = load_model(config.model, dtype=config.dtype, device=config.device)
         version = 0
-        if config.weights_root and (current := read_current(config.weights_root)) is not None:
-            version, uri = current
-            assign_weights(loaded.model, fetch_weights(uri))
+        if config.weights_root and (current := read_current(open_storage(config.weights_root))) is not None:
+            version = current.version
+            assign_weights(loaded.model, fetch_weights(current.uri))
         return cls(loaded, config, version=version)
 
     async def generate(
@@ -212,21 +211,3 @@ class TransformersPolicy:
             max_context_tokens=self._max_context,
             resize=self._resize,
         )
-
-
-def read_current(weights_root: str) -> tuple[int, str] | None:
-    """Version and URI that `CURRENT` names, None before the first is published.
-
-    Raises PolicyError (CURRENT_INVALID), StorageError.
-    """
-    try:
-        data = open_storage(weights_root).read(CURRENT)
-    except ObjectNotFound:
-        return None
-    try:
-        current = json.loads(data)
-        return int(current["version"]), str(current["uri"])
-    except (ValueError, KeyError, TypeError):
-        raise PolicyError(
-            f"{weights_root}/{CURRENT}: expected JSON with `version` and `uri`", reason="CURRENT_INVALID"
-        ) from None

@@ -8,12 +8,12 @@ is a client's memory of what a server has been given. Nothing is decoded here.
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from vigorl_lib.domain.cache import ByteCache
 from vigorl_lib.domain.image import Image, digest
 from vigorl_lib.errors import DataError, EpisodeError, ObjectNotFound, VigorlError
 from vigorl_lib.rpc.convert import image_by_digest, image_inline, invalid, size_from_proto
@@ -38,9 +38,10 @@ class ImageCache:
     max_bytes: int
     lookup: Callable[[str], Image] | None = None
     load_object: Callable[[str], bytes] | None = None
-    _images: OrderedDict[str, Image] = field(default_factory=OrderedDict)
-    _used_bytes: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _images: ByteCache[Image] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._images = ByteCache(self.max_bytes, lambda image: len(image.data or b""))
 
     def resolve(self, proto: image_pb2.Image) -> Image:
         """The image with its bytes. Raises DataError, EpisodeError (IMAGE_NOT_CACHED)."""
@@ -69,7 +70,7 @@ class ImageCache:
 
     @property
     def used_bytes(self) -> int:
-        return self._used_bytes
+        return self._images.used_bytes
 
     def _inline(self, data: bytes) -> Image:
         if len(data) > MAX_INLINE_BYTES:
@@ -78,18 +79,18 @@ class ImageCache:
                 reason="IMAGE_TOO_LARGE",
                 size_bytes=len(data),
             )
-        known = self._known(digest(data))
-        return known if known is not None else self._remember(self.probe(data))
+        known = self._images.get(digest(data))
+        return known if known is not None else self._keep(self.probe(data))
 
     def _by_digest(self, sha256: str) -> Image:
         if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
             raise invalid("image.digest.sha256", "64 lower-case hexadecimal digits", repr(sha256[:80]))
-        known = self._known(sha256)
+        known = self._images.get(sha256)
         if known is not None:
             return known
         if self.lookup is not None:
             try:
-                return self._remember(self.lookup(sha256))
+                return self._keep(self.lookup(sha256))
             except ObjectNotFound:
                 pass  # Neither in memory nor in storage: the refusal below is the answer.
         raise EpisodeError(f"no image {sha256} here; send it inline once", reason="IMAGE_NOT_CACHED", sha256=sha256)
@@ -103,22 +104,8 @@ class ImageCache:
             )
         return self._inline(self.load_object(uri))
 
-    def _known(self, sha256: str) -> Image | None:
-        with self._lock:
-            image = self._images.get(sha256)
-            if image is not None:
-                self._images.move_to_end(sha256)
-            return image
-
-    def _remember(self, image: Image) -> Image:
-        with self._lock:
-            if image.sha256 not in self._images:
-                self._images[image.sha256] = image
-                self._used_bytes += len(image.data or b"")
-            while self._used_bytes > self.max_bytes and len(self._images) > 1:
-                _, oldest = self._images.popitem(last=False)
-                self._used_bytes -= len(oldest.data or b"")
-        return image
+    def _keep(self, image: Image) -> Image:
+        return self._images.put(image.sha256, image)
 
 
 class SentImages:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import io
 import json
 import warnings
-from collections import OrderedDict
 from dataclasses import replace
-from threading import Lock
 
 from PIL import Image as PILImage
 
+from vigorl_lib.domain.cache import ByteCache
 from vigorl_lib.domain.geometry import Size
 from vigorl_lib.domain.image import Image, digest
 from vigorl_lib.errors import CorruptObject, DataError
@@ -72,10 +71,8 @@ class ImageStore:
 
     def __init__(self, storage: Storage, cache_bytes: int = 256 << 20, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
         self.storage = storage
-        self._cache_bytes, self._max_pixels = cache_bytes, max_pixels
-        self._cache: OrderedDict[str, Image] = OrderedDict()
-        self._used_bytes = 0
-        self._lock = Lock()
+        self._max_pixels = max_pixels
+        self._cache: ByteCache[Image] = ByteCache(cache_bytes, lambda image: len(image.data or b""))
 
     def put(self, data: bytes, media_type: str | None = None) -> Image:
         """Store encoded bytes once. Raises DataError for no image, one too large, or one of another type."""
@@ -84,14 +81,14 @@ class ImageStore:
             raise DataError(
                 f"expected an image of type {media_type}, found {image.media_type}", reason="IMAGE_MEDIA_TYPE"
             )
-        if self._remembered(image.sha256) is None:
+        if self._cache.get(image.sha256) is None:
             self._store(image)
-            self._remember(image)
+            self._cache.put(image.sha256, image)
         return image
 
     def get(self, sha256: str) -> Image:
         """The image with its bytes. Raises ObjectNotFound, CorruptObject."""
-        cached = self._remembered(sha256)
+        cached = self._cache.get(sha256)
         if cached is not None:
             return cached
         sidecar = json.loads(self.storage.read(f"{_key(sha256)}.json"))
@@ -102,7 +99,7 @@ class ImageStore:
         """The same image with its bytes, its type and size as given. Raises ObjectNotFound, CorruptObject."""
         if image.data is not None:
             return image
-        cached = self._remembered(image.sha256)
+        cached = self._cache.get(image.sha256)
         if cached is not None:
             return cached
         data = self.storage.read(_key(image.sha256))
@@ -113,11 +110,10 @@ class ImageStore:
                 sha256=image.sha256,
             )
         loaded = replace(image, data=data)
-        self._remember(loaded)
-        return loaded
+        return self._cache.put(image.sha256, loaded)
 
     def __contains__(self, sha256: str) -> bool:
-        return self._remembered(sha256) is not None or self.storage.exists(_key(sha256))
+        return self._cache.get(sha256) is not None or self.storage.exists(_key(sha256))
 
     def _store(self, image: Image) -> None:
         assert image.data is not None
@@ -133,23 +129,6 @@ class ImageStore:
         # The bytes come last: an image that is there has its sidecar.
         self.storage.write(f"{key}.json", json.dumps(sidecar).encode())
         self.storage.write(key, image.data)
-
-    def _remembered(self, sha256: str) -> Image | None:
-        with self._lock:
-            image = self._cache.get(sha256)
-            if image is not None:
-                self._cache.move_to_end(sha256)
-            return image
-
-    def _remember(self, image: Image) -> None:
-        with self._lock:
-            if image.sha256 in self._cache:
-                return
-            self._cache[image.sha256] = image
-            self._used_bytes += len(image.data or b"")
-            while self._used_bytes > self._cache_bytes and self._cache:
-                _, oldest = self._cache.popitem(last=False)
-                self._used_bytes -= len(oldest.data or b"")
 
 
 def _key(sha256: str) -> str:

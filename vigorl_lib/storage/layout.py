@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from vigorl_lib.errors import ConfigError
 from vigorl_lib.storage.base import Storage
+from vigorl_lib.storage.current import CURRENT
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 
@@ -53,7 +54,7 @@ class RunLayout:
     @property
     def weights_current(self) -> str:
         """The desired version, for every replica to load."""
-        return f"{self.weights}/CURRENT"
+        return f"{self.weights}/{CURRENT}"
 
     @property
     def trajectories(self) -> str:

@@ -7,44 +7,23 @@ tensors is `vigorl_lib.models.weights`, and torch is imported only to publish.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vigorl_lib.domain.image import digest
-from vigorl_lib.errors import CorruptObject, ObjectNotFound
 from vigorl_lib.storage import commit
+from vigorl_lib.storage.current import CurrentWeights, read_current, write_current
 from vigorl_lib.storage.layout import RunLayout
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class CurrentWeights:
-    """What every replica should hold. `sha256` is that of the version's marker, which names all digests."""
-
-    version: int
-    uri: str
-    sha256: str
-
-
 def current_weights(layout: RunLayout) -> CurrentWeights | None:
-    """The desired version, None before the first was published. Raises CorruptObject."""
-    try:
-        data = layout.storage.read(layout.weights_current)
-    except ObjectNotFound:
-        return None
-    try:
-        return CurrentWeights(**json.loads(data))
-    except (ValueError, TypeError):
-        raise CorruptObject(
-            f"{layout.storage.uri}: {layout.weights_current}: expected JSON with version, uri and sha256",
-            reason="CURRENT_INVALID",
-        ) from None
+    """The version that a run wants served, None before the first was published. Raises CorruptObject."""
+    return read_current(layout.storage, layout.weights_current)
 
 
 def publish_weights(layout: RunLayout, version: int, tensors: Mapping[str, Tensor], *, keep: int) -> None:
@@ -67,7 +46,7 @@ def publish_weights(layout: RunLayout, version: int, tensors: Mapping[str, Tenso
         commit.commit(storage, prefix, {"version": version})
     marker = digest(storage.read(f"{prefix}/{commit.MARKER}"))
     wanted = CurrentWeights(version, f"{storage.uri.rstrip('/')}/{prefix}", marker)
-    storage.write(layout.weights_current, json.dumps(asdict(wanted)).encode())
+    write_current(storage, layout.weights_current, wanted)
     for old in published_versions(layout)[:-keep]:
         commit.discard(storage, layout.weight_version(old))
 
