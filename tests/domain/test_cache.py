@@ -10,7 +10,7 @@ from vigorl_lib.domain.cache import ByteCache
 
 def test_the_least_recently_used_goes_first() -> None:
     cache: ByteCache[bytes] = ByteCache(3, len)
-    for key in "abc":
+    for key in ("a", "b", "c"):
         cache.put(key, b"x")
     assert cache.get("a") == b"x"
     cache.put("d", b"x")
@@ -34,6 +34,7 @@ def test_used_bytes_are_those_of_what_is_kept_and_within_the_bound(puts: list[tu
     for key, value in puts:
         cache.put(key, value)
         assert cache.used_bytes <= bound
-    assert cache.used_bytes == sum(len(value) for key in "abcdef" if (value := cache.get(key)) is not None)
+    kept = [cache.get(key) for key in "abcdef"]
+    assert cache.used_bytes == sum(len(value) for value in kept if value is not None)
     cache.clear()
     assert cache.used_bytes == 0
