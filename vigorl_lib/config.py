@@ -21,7 +21,7 @@ from vigorl_lib.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "VIGORL_"
 
-CREDENTIAL_SECTIONS = ("auth", "s3", "state")
+CREDENTIAL_SECTIONS = ("auth", "openai", "s3", "state")
 """Sections that come from the environment alone; they are part of no recipe and of no resolved config."""
 
 

@@ -47,8 +47,10 @@ class PolicyServer(PolicyServiceServicer):
     async def Score(self, request: pb.ScoreRequest, context: Any) -> pb.ScoreResponse:
         self._check(request.policy)
         prompt = await self._segments(request.segments)
-        scored = await self._policy.score(prompt)
-        return scored_to_proto(prompt, scored, (await self._policy.info()).version)
+        scored = await self._policy.score(
+            prompt, min_policy_version=request.min_policy_version, request_id=request.request_id
+        )
+        return scored_to_proto(prompt, scored)
 
     async def GetPolicy(self, request: pb.GetPolicyRequest, context: Any) -> pb.GetPolicyResponse:
         self._check(request.policy)

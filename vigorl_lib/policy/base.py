@@ -11,12 +11,12 @@ protocol, so callers do not know which one they drive.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from vigorl_lib.domain.geometry import ResizeRule
+from vigorl_lib.domain.geometry import Frame, ResizeRule
 from vigorl_lib.domain.grammar import ACTION_STOPS
 from vigorl_lib.domain.trajectory import Segment
 
@@ -28,33 +28,77 @@ class FinishReason(StrEnum):
     """The text ends with a stop string, which it includes."""
     LENGTH = "length"
     ABORTED = "aborted"
+    STOP_TOKEN = "stop_token"
+    """One of `Sampling.stop_token_ids` was sampled; it is the last token id, and is not part of the text."""
+
+
+MAX_TOP_LOGPROBS = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to sample. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off; lengths in tokens."""
+    """How to sample. `temperature` 0 is greedy; lengths in tokens.
+
+    Off are: `top_k` 0, `top_p` 1, `min_p` 0, `repetition_penalty` 1, `frequency_penalty` 0. Penalties change
+    logits before the temperature, cuts drop tokens after it; neither changes the log-probs that are reported.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
     max_tokens: int = 512
     stop: tuple[str, ...] = ACTION_STOPS
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    stop_token_ids: tuple[int, ...] = ()
+    top_logprobs: int = 0
+    """How many of the likeliest tokens to report at each place, up to `MAX_TOP_LOGPROBS`."""
+
+    def problem(self) -> str | None:
+        """What no engine could sample with, as a sentence; None if all is well."""
+        rules = (
+            ("temperature", "a number from 0 to 2", 0.0 <= self.temperature <= 2.0),
+            ("top_p", "a number above 0 and up to 1", 0.0 < self.top_p <= 1.0),
+            ("top_k", "at least 0", self.top_k >= 0),
+            ("max_tokens", "at least 1", self.max_tokens >= 1),
+            ("min_p", "a number from 0 to 1", 0.0 <= self.min_p <= 1.0),
+            ("repetition_penalty", "a number above 0 and up to 10", 0.0 < self.repetition_penalty <= 10.0),
+            ("frequency_penalty", "a number from -2 to 2", -2.0 <= self.frequency_penalty <= 2.0),
+            ("top_logprobs", f"0 to {MAX_TOP_LOGPROBS}", 0 <= self.top_logprobs <= MAX_TOP_LOGPROBS),
+        )
+        for name, expected, holds in rules:
+            if not holds:
+                return f"sampling.{name}: expected {expected}, found {getattr(self, name)}"
+        return "sampling.stop: expected no empty string" if "" in self.stop else None
+
+
+TopLogprobs = tuple[tuple[int, float], ...]
+"""Token ids and log-probs at one place, likeliest first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One continuation. Token ids and log-probs are aligned; both are empty for a text-exact policy."""
+    """One continuation. Token ids and log-probs are aligned; both are empty for a text-exact policy.
+
+    Log-probs are natural, after temperature (greedy: at temperature 1), before penalties and cuts: what a learner
+    computes from the same logits.
+    """
 
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: FinishReason
     policy_version: int
+    top_logprobs: tuple[TopLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyInfo:
-    """What a policy is. `resize` is how it turns an original into the model frame."""
+    """What a policy is. `resize` is how it turns an original into the model frame, `point_frame` where its points are.
+
+    `family` is empty where the engine does not know it.
+    """
 
     name: str
     engine: str
@@ -66,6 +110,10 @@ class PolicyInfo:
     scripted: bool
     max_context_tokens: int
     resize: ResizeRule
+    family: str = ""
+    point_frame: Frame = Frame.MODEL
+    max_samples: int = 256
+    max_images: int = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +126,35 @@ class Generation:
     cached_tokens: int = 0
     queue_seconds: float = 0.0
     engine_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The segments with `logprobs` of every token (the conversation's first token has 0.0)."""
+
+    segments: tuple[Segment, ...]
+    policy: PolicyInfo
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStart:
+    """The first event of a stream: the prompt, now rendered, and the policy that will answer."""
+
+    prompt: tuple[Segment, ...]
+    policy: PolicyInfo
+
+
+@dataclass(frozen=True, slots=True)
+class StreamDelta:
+    """What was sampled since the last event."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+StreamEvent = StreamStart | StreamDelta | Completion
+"""A stream is one start, any number of deltas, and the whole completion last."""
 
 
 class Policy(Protocol):
@@ -96,8 +173,22 @@ class Policy(Protocol):
         """
         ...
 
-    async def score(self, prompt: Sequence[Segment]) -> tuple[Segment, ...]:
-        """The same segments with `logprobs` of every token under the current weights (first token 0.0)."""
+    def stream(
+        self,
+        prompt: Sequence[Segment],
+        *,
+        seed: int,
+        sampling: Sampling,
+        min_policy_version: int = 0,
+        request_id: str = "",
+    ) -> AsyncGenerator[StreamEvent]:
+        """One continuation while it is being sampled; the same as `generate` gives. Leaving the loop ends the work."""
+        ...
+
+    async def score(
+        self, prompt: Sequence[Segment], *, min_policy_version: int = 0, request_id: str = ""
+    ) -> Scored:
+        """The same segments with `logprobs` of every token at temperature 1 under the current weights."""
         ...
 
     async def info(self) -> PolicyInfo: ...
@@ -107,3 +198,26 @@ class Policy(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+async def stream_whole(
+    policy: Policy,
+    prompt: Sequence[Segment],
+    *,
+    seed: int,
+    sampling: Sampling,
+    min_policy_version: int = 0,
+    request_id: str = "",
+) -> AsyncGenerator[StreamEvent]:
+    """A stream with a single delta, for engines whose answers come whole."""
+    generation = await policy.generate(
+        prompt,
+        seeds=[seed],
+        sampling=sampling,
+        min_policy_version=min_policy_version,
+        request_id=request_id,
+    )
+    (completion,) = generation.completions
+    yield StreamStart(generation.prompt, generation.policy)
+    yield StreamDelta(completion.text, completion.token_ids, completion.logprobs)
+    yield completion

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from vigorl_lib.config import Section
 
@@ -32,14 +32,57 @@ class ScriptedConfig(Section):
     """Points are said as the middle of a bin of this side, model-frame pixels."""
 
 
+class VllmConfig(Section):
+    """What only the vLLM engine has. Prefix caching and the cache of processed images are always on."""
+
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    data_parallel_size: int = Field(default=1, ge=1)
+    gpu_memory_utilization: float = Field(default=0.9, gt=0.0, le=1.0)
+    """Share of a GPU's memory for weights, activations and KV cache together."""
+    kv_cache_gib: float | None = Field(default=None, gt=0.0)
+    """Size of the KV cache, GiB. On a GPU it is what `gpu_memory_utilization` leaves unless set; on a CPU 1."""
+    block_size: int | None = Field(default=None, ge=1)
+    """Tokens of one block of the KV cache; only whole blocks are found again. On a CPU a multiple of 32, 32 unless set."""
+    max_batched_tokens: int | None = Field(default=None, ge=1)
+    """Tokens of one engine step; vLLM's own choice unless set."""
+    processor_cache_gib: float = Field(default=1.0, gt=0.0)
+    """Processed images kept for later turns and samples."""
+    compile: bool = True
+    """torch.compile and CUDA graphs: slower to start, faster to run. Small models on a CPU do without."""
+    weight_transfer: Literal["files", "nccl"] = "files"
+    """How an update gets its tensors: read from storage by each replica, or broadcast by the learner (CUDA only)."""
+
+
+class OpenAiConfig(Section):
+    """An OpenAI-compatible endpoint. The key comes from the environment, see `OpenAiCredentials`."""
+
+    base_url: str = ""
+    """For example http://127.0.0.1:8000/v1."""
+    timeout_s: float = Field(default=300.0, gt=0.0)
+    max_retries: int = Field(default=4, ge=0)
+    """Further tries after a refusal for load, a server's fault or a lost connection."""
+    continue_final_message: bool = False
+    """The endpoint continues a conversation that ends with assistant text (vLLM's does), so it takes forced prefixes."""
+    factor: int = Field(default=28, ge=1)
+    """Images are sent with sides that are multiples of this, so that the endpoint need not resize them again."""
+    min_pixels: int = Field(default=56 * 56, ge=1)
+    max_pixels: int = Field(default=1280 * 28 * 28, ge=1)
+
+
+class OpenAiCredentials(Section):
+    """Read from VIGORL_OPENAI__API_KEY."""
+
+    api_key: SecretStr
+
+
 class PolicyConfig(Section):
     """One process serves one policy under one name."""
 
     name: str = Field(default="student", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    engine: Literal["transformers", "scripted"] = "transformers"
+    engine: Literal["transformers", "vllm", "openai", "scripted"] = "transformers"
     model: str = Field(min_length=1)
     """Checkpoint in Hugging Face format: a folder or a storage URI. A scripted teacher only takes from it the frame
-    that its student's points are in."""
+    that its student's points are in; for an OpenAI-compatible endpoint it is the name of the model there."""
     revision: str = ""
     """Said in every answer beside the model; it selects nothing."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -61,7 +104,13 @@ class PolicyConfig(Section):
     """Decoded images in the model frame."""
     feature_cache_bytes: int = Field(default=256 << 20, ge=0)
     """Vision features under the current weights."""
+    max_images: int = Field(default=16, ge=1)
+    """Images of one conversation."""
+    max_image_pixels: int = Field(default=0, ge=0)
+    """Area of the largest model view, pixels; 0 leaves it to the checkpoint. Points are in the frame that results."""
     scripted: ScriptedConfig = ScriptedConfig()
+    vllm: VllmConfig = VllmConfig()
+    openai: OpenAiConfig = OpenAiConfig()
 
     @model_validator(mode="after")
     def _check_scripted(self) -> PolicyConfig:
@@ -69,8 +118,10 @@ class PolicyConfig(Section):
             raise ValueError(
                 f"a scripted policy says so in its name, for example 'scripted-teacher', not {self.name!r}"
             )
-        if self.engine == "scripted" and self.trainable_by:
-            raise ValueError("a scripted policy has no weights to train")
+        if self.engine in ("scripted", "openai") and self.trainable_by:
+            raise ValueError(f"a policy of engine {self.engine} has no weights to train")
+        if self.engine == "openai" and not self.openai.base_url:
+            raise ValueError("an openai policy needs `openai.base_url`, for example http://127.0.0.1:8000/v1")
         if self.engine == "scripted" and not self.scripted.root:
             raise ValueError("a scripted policy needs `scripted.root`, the storage of the scenes that it knows")
         return self

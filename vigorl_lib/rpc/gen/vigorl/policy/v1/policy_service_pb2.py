@@ -27,45 +27,53 @@ from vigorl_lib.rpc.gen.vigorl.common.v1 import conversation_pb2 as vigorl_dot_c
 from vigorl_lib.rpc.gen.vigorl.common.v1 import geometry_pb2 as vigorl_dot_common_dot_v1_dot_geometry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%vigorl/policy/v1/policy_service.proto\x12\x10vigorl.policy.v1\x1a\x1egoogle/protobuf/duration.proto\x1a#vigorl/common/v1/conversation.proto\x1a\x1fvigorl/common/v1/geometry.proto\"_\n\x08Sampling\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\r\n\x05top_p\x18\x02 \x01(\x01\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\x12\n\nmax_tokens\x18\x04 \x01(\r\x12\x0c\n\x04stop\x18\x05 \x03(\t\"\xdc\x01\n\x06Policy\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\x03\x12\x11\n\ttrainable\x18\x06 \x01(\x08\x12\x13\n\x0btoken_exact\x18\x07 \x01(\x08\x12\x10\n\x08scripted\x18\x08 \x01(\x08\x12\x1a\n\x12max_context_tokens\x18\t \x01(\r\x12,\n\x06resize\x18\n \x01(\x0b\x32\x1c.vigorl.common.v1.ResizeRule\"\x8e\x01\n\nCompletion\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x10\n\x08logprobs\x18\x03 \x03(\x02\x12\x35\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x1e.vigorl.policy.v1.FinishReason\x12\x16\n\x0epolicy_version\x18\x05 \x01(\x03\"J\n\x0fRenderedSegment\x12\r\n\x05index\x18\x01 \x01(\r\x12(\n\x06tokens\x18\x02 \x01(\x0b\x32\x18.vigorl.common.v1.Tokens\"\xb9\x01\n\x0fGenerateRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12)\n\x06prompt\x18\x02 \x03(\x0b\x32\x19.vigorl.common.v1.Segment\x12\r\n\x05seeds\x18\x03 \x03(\r\x12,\n\x08sampling\x18\x04 \x01(\x0b\x32\x1a.vigorl.policy.v1.Sampling\x12\x1a\n\x12min_policy_version\x18\x05 \x01(\x03\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"\xa2\x02\n\x10GenerateResponse\x12\x33\n\x08rendered\x18\x01 \x03(\x0b\x32!.vigorl.policy.v1.RenderedSegment\x12\x31\n\x0b\x63ompletions\x18\x02 \x03(\x0b\x32\x1c.vigorl.policy.v1.Completion\x12(\n\x06policy\x18\x03 \x01(\x0b\x32\x18.vigorl.policy.v1.Policy\x12\x15\n\rcached_tokens\x18\x04 \x01(\r\x12\x31\n\x0equeue_duration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x0f\x65ngine_duration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xbe\x01\n\x15StreamGenerateRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12)\n\x06prompt\x18\x02 \x03(\x0b\x32\x19.vigorl.common.v1.Segment\x12\x0c\n\x04seed\x18\x03 \x01(\r\x12,\n\x08sampling\x18\x04 \x01(\x0b\x32\x1a.vigorl.policy.v1.Sampling\x12\x1a\n\x12min_policy_version\x18\x05 \x01(\x03\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"\x9a\x01\n\x16StreamGenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x10\n\x08logprobs\x18\x03 \x03(\x02\x12\x35\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x1e.vigorl.policy.v1.FinishReason\x12\x16\n\x0epolicy_version\x18\x05 \x01(\x03\"K\n\x0cScoreRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12+\n\x08segments\x18\x02 \x03(\x0b\x32\x19.vigorl.common.v1.Segment\"K\n\rScoredSegment\x12(\n\x06tokens\x18\x01 \x01(\x0b\x32\x18.vigorl.common.v1.Tokens\x12\x10\n\x08logprobs\x18\x02 \x03(\x02\"Z\n\rScoreResponse\x12\x31\n\x08segments\x18\x01 \x03(\x0b\x32\x1f.vigorl.policy.v1.ScoredSegment\x12\x16\n\x0epolicy_version\x18\x02 \x01(\x03\"\"\n\x10GetPolicyRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\"=\n\x11GetPolicyResponse\x12(\n\x06policy\x18\x01 \x01(\x0b\x32\x18.vigorl.policy.v1.Policy\"T\n\x14UpdateWeightsRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0b\n\x03uri\x18\x03 \x01(\t\x12\x0e\n\x06run_id\x18\x04 \x01(\t\"A\n\x15UpdateWeightsResponse\x12(\n\x06policy\x18\x01 \x01(\x0b\x32\x18.vigorl.policy.v1.Policy*\xa0\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x46INISH_REASON_END_OF_TURN\x10\x01\x12\x1d\n\x19\x46INISH_REASON_STOP_STRING\x10\x02\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x03\x12\x19\n\x15\x46INISH_REASON_ABORTED\x10\x04\x32\xcb\x03\n\rPolicyService\x12Q\n\x08Generate\x12!.vigorl.policy.v1.GenerateRequest\x1a\".vigorl.policy.v1.GenerateResponse\x12\x65\n\x0eStreamGenerate\x12\'.vigorl.policy.v1.StreamGenerateRequest\x1a(.vigorl.policy.v1.StreamGenerateResponse0\x01\x12H\n\x05Score\x12\x1e.vigorl.policy.v1.ScoreRequest\x1a\x1f.vigorl.policy.v1.ScoreResponse\x12T\n\tGetPolicy\x12\".vigorl.policy.v1.GetPolicyRequest\x1a#.vigorl.policy.v1.GetPolicyResponse\x12`\n\rUpdateWeights\x12&.vigorl.policy.v1.UpdateWeightsRequest\x1a\'.vigorl.policy.v1.UpdateWeightsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%vigorl/policy/v1/policy_service.proto\x12\x10vigorl.policy.v1\x1a\x1egoogle/protobuf/duration.proto\x1a#vigorl/common/v1/conversation.proto\x1a\x1fvigorl/common/v1/geometry.proto\"\xa7\x02\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\r\n\x05top_k\x18\x03 \x01(\r\x12\x17\n\nmax_tokens\x18\x04 \x01(\rH\x02\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\t\x12\r\n\x05min_p\x18\x06 \x01(\x01\x12\x1f\n\x12repetition_penalty\x18\x07 \x01(\x01H\x03\x88\x01\x01\x12\x19\n\x11\x66requency_penalty\x18\x08 \x01(\x01\x12\x16\n\x0estop_token_ids\x18\t \x03(\r\x12\x14\n\x0ctop_logprobs\x18\n \x01(\rB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\r\n\x0b_max_tokensB\x15\n\x13_repetition_penalty\"\xc3\x02\n\x06Policy\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\x03\x12\x11\n\ttrainable\x18\x06 \x01(\x08\x12\x13\n\x0btoken_exact\x18\x07 \x01(\x08\x12\x10\n\x08scripted\x18\x08 \x01(\x08\x12\x1a\n\x12max_context_tokens\x18\t \x01(\r\x12,\n\x06resize\x18\n \x01(\x0b\x32\x1c.vigorl.common.v1.ResizeRule\x12\x0e\n\x06\x66\x61mily\x18\x0b \x01(\t\x12,\n\x0bpoint_frame\x18\x0c \x01(\x0e\x32\x17.vigorl.common.v1.Frame\x12\x13\n\x0bmax_samples\x18\r \x01(\r\x12\x12\n\nmax_images\x18\x0e \x01(\r\"2\n\x0bTopLogprobs\x12\x11\n\ttoken_ids\x18\x01 \x03(\r\x12\x10\n\x08logprobs\x18\x02 \x03(\x02\"\xc3\x01\n\nCompletion\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x10\n\x08logprobs\x18\x03 \x03(\x02\x12\x35\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x1e.vigorl.policy.v1.FinishReason\x12\x16\n\x0epolicy_version\x18\x05 \x01(\x03\x12\x33\n\x0ctop_logprobs\x18\x06 \x03(\x0b\x32\x1d.vigorl.policy.v1.TopLogprobs\"J\n\x0fRenderedSegment\x12\r\n\x05index\x18\x01 \x01(\r\x12(\n\x06tokens\x18\x02 \x01(\x0b\x32\x18.vigorl.common.v1.Tokens\"\xb9\x01\n\x0fGenerateRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12)\n\x06prompt\x18\x02 \x03(\x0b\x32\x19.vigorl.common.v1.Segment\x12\r\n\x05seeds\x18\x03 \x03(\r\x12,\n\x08sampling\x18\x04 \x01(\x0b\x32\x1a.vigorl.policy.v1.Sampling\x12\x1a\n\x12min_policy_version\x18\x05 \x01(\x03\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"\xa2\x02\n\x10GenerateResponse\x12\x33\n\x08rendered\x18\x01 \x03(\x0b\x32!.vigorl.policy.v1.RenderedSegment\x12\x31\n\x0b\x63ompletions\x18\x02 \x03(\x0b\x32\x1c.vigorl.policy.v1.Completion\x12(\n\x06policy\x18\x03 \x01(\x0b\x32\x18.vigorl.policy.v1.Policy\x12\x15\n\rcached_tokens\x18\x04 \x01(\r\x12\x31\n\x0equeue_duration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x32\n\x0f\x65ngine_duration\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xbe\x01\n\x15StreamGenerateRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12)\n\x06prompt\x18\x02 \x03(\x0b\x32\x19.vigorl.common.v1.Segment\x12\x0c\n\x04seed\x18\x03 \x01(\r\x12,\n\x08sampling\x18\x04 \x01(\x0b\x32\x1a.vigorl.policy.v1.Sampling\x12\x1a\n\x12min_policy_version\x18\x05 \x01(\x03\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"\xb5\x01\n\x16StreamGenerateResponse\x12.\n\x05start\x18\x01 \x01(\x0b\x32\x1d.vigorl.policy.v1.StreamStartH\x00\x12.\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x1d.vigorl.policy.v1.StreamDeltaH\x00\x12\x32\n\ncompletion\x18\x03 \x01(\x0b\x32\x1c.vigorl.policy.v1.CompletionH\x00\x42\x07\n\x05\x65vent\"l\n\x0bStreamStart\x12\x33\n\x08rendered\x18\x01 \x03(\x0b\x32!.vigorl.policy.v1.RenderedSegment\x12(\n\x06policy\x18\x02 \x01(\x0b\x32\x18.vigorl.policy.v1.Policy\"@\n\x0bStreamDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x10\n\x08logprobs\x18\x03 \x03(\x02\"{\n\x0cScoreRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12+\n\x08segments\x18\x02 \x03(\x0b\x32\x19.vigorl.common.v1.Segment\x12\x1a\n\x12min_policy_version\x18\x03 \x01(\x03\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"K\n\rScoredSegment\x12(\n\x06tokens\x18\x01 \x01(\x0b\x32\x18.vigorl.common.v1.Tokens\x12\x10\n\x08logprobs\x18\x02 \x03(\x02\"l\n\rScoreResponse\x12\x31\n\x08segments\x18\x01 \x03(\x0b\x32\x1f.vigorl.policy.v1.ScoredSegment\x12(\n\x06policy\x18\x02 \x01(\x0b\x32\x18.vigorl.policy.v1.Policy\"\"\n\x10GetPolicyRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\"=\n\x11GetPolicyResponse\x12(\n\x06policy\x18\x01 \x01(\x0b\x32\x18.vigorl.policy.v1.Policy\"T\n\x14UpdateWeightsRequest\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0b\n\x03uri\x18\x03 \x01(\t\x12\x0e\n\x06run_id\x18\x04 \x01(\t\"A\n\x15UpdateWeightsResponse\x12(\n\x06policy\x18\x01 \x01(\x0b\x32\x18.vigorl.policy.v1.Policy*\xbe\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x46INISH_REASON_END_OF_TURN\x10\x01\x12\x1d\n\x19\x46INISH_REASON_STOP_STRING\x10\x02\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x03\x12\x19\n\x15\x46INISH_REASON_ABORTED\x10\x04\x12\x1c\n\x18\x46INISH_REASON_STOP_TOKEN\x10\x05\x32\xe9\x02\n\rPolicyService\x12Q\n\x08Generate\x12!.vigorl.policy.v1.GenerateRequest\x1a\".vigorl.policy.v1.GenerateResponse\x12\x65\n\x0eStreamGenerate\x12\'.vigorl.policy.v1.StreamGenerateRequest\x1a(.vigorl.policy.v1.StreamGenerateResponse0\x01\x12H\n\x05Score\x12\x1e.vigorl.policy.v1.ScoreRequest\x1a\x1f.vigorl.policy.v1.ScoreResponse\x12T\n\tGetPolicy\x12\".vigorl.policy.v1.GetPolicyRequest\x1a#.vigorl.policy.v1.GetPolicyResponse2v\n\x12PolicyAdminService\x12`\n\rUpdateWeights\x12&.vigorl.policy.v1.UpdateWeightsRequest\x1a\'.vigorl.policy.v1.UpdateWeightsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vigorl.policy.v1.policy_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=2032
-  _globals['_FINISHREASON']._serialized_end=2192
-  _globals['_SAMPLING']._serialized_start=161
-  _globals['_SAMPLING']._serialized_end=256
-  _globals['_POLICY']._serialized_start=259
-  _globals['_POLICY']._serialized_end=479
-  _globals['_COMPLETION']._serialized_start=482
-  _globals['_COMPLETION']._serialized_end=624
-  _globals['_RENDEREDSEGMENT']._serialized_start=626
-  _globals['_RENDEREDSEGMENT']._serialized_end=700
-  _globals['_GENERATEREQUEST']._serialized_start=703
-  _globals['_GENERATEREQUEST']._serialized_end=888
-  _globals['_GENERATERESPONSE']._serialized_start=891
-  _globals['_GENERATERESPONSE']._serialized_end=1181
-  _globals['_STREAMGENERATEREQUEST']._serialized_start=1184
-  _globals['_STREAMGENERATEREQUEST']._serialized_end=1374
-  _globals['_STREAMGENERATERESPONSE']._serialized_start=1377
-  _globals['_STREAMGENERATERESPONSE']._serialized_end=1531
-  _globals['_SCOREREQUEST']._serialized_start=1533
-  _globals['_SCOREREQUEST']._serialized_end=1608
-  _globals['_SCOREDSEGMENT']._serialized_start=1610
-  _globals['_SCOREDSEGMENT']._serialized_end=1685
-  _globals['_SCORERESPONSE']._serialized_start=1687
-  _globals['_SCORERESPONSE']._serialized_end=1777
-  _globals['_GETPOLICYREQUEST']._serialized_start=1779
-  _globals['_GETPOLICYREQUEST']._serialized_end=1813
-  _globals['_GETPOLICYRESPONSE']._serialized_start=1815
-  _globals['_GETPOLICYRESPONSE']._serialized_end=1876
-  _globals['_UPDATEWEIGHTSREQUEST']._serialized_start=1878
-  _globals['_UPDATEWEIGHTSREQUEST']._serialized_end=1962
-  _globals['_UPDATEWEIGHTSRESPONSE']._serialized_start=1964
-  _globals['_UPDATEWEIGHTSRESPONSE']._serialized_end=2029
-  _globals['_POLICYSERVICE']._serialized_start=2195
-  _globals['_POLICYSERVICE']._serialized_end=2654
+  _globals['_FINISHREASON']._serialized_start=2710
+  _globals['_FINISHREASON']._serialized_end=2900
+  _globals['_SAMPLING']._serialized_start=162
+  _globals['_SAMPLING']._serialized_end=457
+  _globals['_POLICY']._serialized_start=460
+  _globals['_POLICY']._serialized_end=783
+  _globals['_TOPLOGPROBS']._serialized_start=785
+  _globals['_TOPLOGPROBS']._serialized_end=835
+  _globals['_COMPLETION']._serialized_start=838
+  _globals['_COMPLETION']._serialized_end=1033
+  _globals['_RENDEREDSEGMENT']._serialized_start=1035
+  _globals['_RENDEREDSEGMENT']._serialized_end=1109
+  _globals['_GENERATEREQUEST']._serialized_start=1112
+  _globals['_GENERATEREQUEST']._serialized_end=1297
+  _globals['_GENERATERESPONSE']._serialized_start=1300
+  _globals['_GENERATERESPONSE']._serialized_end=1590
+  _globals['_STREAMGENERATEREQUEST']._serialized_start=1593
+  _globals['_STREAMGENERATEREQUEST']._serialized_end=1783
+  _globals['_STREAMGENERATERESPONSE']._serialized_start=1786
+  _globals['_STREAMGENERATERESPONSE']._serialized_end=1967
+  _globals['_STREAMSTART']._serialized_start=1969
+  _globals['_STREAMSTART']._serialized_end=2077
+  _globals['_STREAMDELTA']._serialized_start=2079
+  _globals['_STREAMDELTA']._serialized_end=2143
+  _globals['_SCOREREQUEST']._serialized_start=2145
+  _globals['_SCOREREQUEST']._serialized_end=2268
+  _globals['_SCOREDSEGMENT']._serialized_start=2270
+  _globals['_SCOREDSEGMENT']._serialized_end=2345
+  _globals['_SCORERESPONSE']._serialized_start=2347
+  _globals['_SCORERESPONSE']._serialized_end=2455
+  _globals['_GETPOLICYREQUEST']._serialized_start=2457
+  _globals['_GETPOLICYREQUEST']._serialized_end=2491
+  _globals['_GETPOLICYRESPONSE']._serialized_start=2493
+  _globals['_GETPOLICYRESPONSE']._serialized_end=2554
+  _globals['_UPDATEWEIGHTSREQUEST']._serialized_start=2556
+  _globals['_UPDATEWEIGHTSREQUEST']._serialized_end=2640
+  _globals['_UPDATEWEIGHTSRESPONSE']._serialized_start=2642
+  _globals['_UPDATEWEIGHTSRESPONSE']._serialized_end=2707
+  _globals['_POLICYSERVICE']._serialized_start=2903
+  _globals['_POLICYSERVICE']._serialized_end=3264
+  _globals['_POLICYADMINSERVICE']._serialized_start=3266
+  _globals['_POLICYADMINSERVICE']._serialized_end=3384
 # @@protoc_insertion_point(module_scope)

@@ -19,28 +19,40 @@ class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FINISH_REASON_STOP_STRING: _ClassVar[FinishReason]
     FINISH_REASON_LENGTH: _ClassVar[FinishReason]
     FINISH_REASON_ABORTED: _ClassVar[FinishReason]
+    FINISH_REASON_STOP_TOKEN: _ClassVar[FinishReason]
 FINISH_REASON_UNSPECIFIED: FinishReason
 FINISH_REASON_END_OF_TURN: FinishReason
 FINISH_REASON_STOP_STRING: FinishReason
 FINISH_REASON_LENGTH: FinishReason
 FINISH_REASON_ABORTED: FinishReason
+FINISH_REASON_STOP_TOKEN: FinishReason
 
 class Sampling(_message.Message):
-    __slots__ = ("temperature", "top_p", "top_k", "max_tokens", "stop")
+    __slots__ = ("temperature", "top_p", "top_k", "max_tokens", "stop", "min_p", "repetition_penalty", "frequency_penalty", "stop_token_ids", "top_logprobs")
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     TOP_P_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     STOP_FIELD_NUMBER: _ClassVar[int]
+    MIN_P_FIELD_NUMBER: _ClassVar[int]
+    REPETITION_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    FREQUENCY_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    STOP_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    TOP_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     temperature: float
     top_p: float
     top_k: int
     max_tokens: int
     stop: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., max_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ...) -> None: ...
+    min_p: float
+    repetition_penalty: float
+    frequency_penalty: float
+    stop_token_ids: _containers.RepeatedScalarFieldContainer[int]
+    top_logprobs: int
+    def __init__(self, temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., max_tokens: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., top_logprobs: _Optional[int] = ...) -> None: ...
 
 class Policy(_message.Message):
-    __slots__ = ("name", "engine", "model", "revision", "version", "trainable", "token_exact", "scripted", "max_context_tokens", "resize")
+    __slots__ = ("name", "engine", "model", "revision", "version", "trainable", "token_exact", "scripted", "max_context_tokens", "resize", "family", "point_frame", "max_samples", "max_images")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
@@ -51,6 +63,10 @@ class Policy(_message.Message):
     SCRIPTED_FIELD_NUMBER: _ClassVar[int]
     MAX_CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     RESIZE_FIELD_NUMBER: _ClassVar[int]
+    FAMILY_FIELD_NUMBER: _ClassVar[int]
+    POINT_FRAME_FIELD_NUMBER: _ClassVar[int]
+    MAX_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    MAX_IMAGES_FIELD_NUMBER: _ClassVar[int]
     name: str
     engine: str
     model: str
@@ -61,21 +77,35 @@ class Policy(_message.Message):
     scripted: bool
     max_context_tokens: int
     resize: _geometry_pb2.ResizeRule
-    def __init__(self, name: _Optional[str] = ..., engine: _Optional[str] = ..., model: _Optional[str] = ..., revision: _Optional[str] = ..., version: _Optional[int] = ..., trainable: _Optional[bool] = ..., token_exact: _Optional[bool] = ..., scripted: _Optional[bool] = ..., max_context_tokens: _Optional[int] = ..., resize: _Optional[_Union[_geometry_pb2.ResizeRule, _Mapping]] = ...) -> None: ...
+    family: str
+    point_frame: _geometry_pb2.Frame
+    max_samples: int
+    max_images: int
+    def __init__(self, name: _Optional[str] = ..., engine: _Optional[str] = ..., model: _Optional[str] = ..., revision: _Optional[str] = ..., version: _Optional[int] = ..., trainable: _Optional[bool] = ..., token_exact: _Optional[bool] = ..., scripted: _Optional[bool] = ..., max_context_tokens: _Optional[int] = ..., resize: _Optional[_Union[_geometry_pb2.ResizeRule, _Mapping]] = ..., family: _Optional[str] = ..., point_frame: _Optional[_Union[_geometry_pb2.Frame, str]] = ..., max_samples: _Optional[int] = ..., max_images: _Optional[int] = ...) -> None: ...
+
+class TopLogprobs(_message.Message):
+    __slots__ = ("token_ids", "logprobs")
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    token_ids: _containers.RepeatedScalarFieldContainer[int]
+    logprobs: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Completion(_message.Message):
-    __slots__ = ("text", "token_ids", "logprobs", "finish_reason", "policy_version")
+    __slots__ = ("text", "token_ids", "logprobs", "finish_reason", "policy_version", "top_logprobs")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
+    TOP_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     text: str
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     logprobs: _containers.RepeatedScalarFieldContainer[float]
     finish_reason: FinishReason
     policy_version: int
-    def __init__(self, text: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., policy_version: _Optional[int] = ...) -> None: ...
+    top_logprobs: _containers.RepeatedCompositeFieldContainer[TopLogprobs]
+    def __init__(self, text: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., policy_version: _Optional[int] = ..., top_logprobs: _Optional[_Iterable[_Union[TopLogprobs, _Mapping]]] = ...) -> None: ...
 
 class RenderedSegment(_message.Message):
     __slots__ = ("index", "tokens")
@@ -134,26 +164,44 @@ class StreamGenerateRequest(_message.Message):
     def __init__(self, policy: _Optional[str] = ..., prompt: _Optional[_Iterable[_Union[_conversation_pb2.Segment, _Mapping]]] = ..., seed: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., min_policy_version: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class StreamGenerateResponse(_message.Message):
-    __slots__ = ("text", "token_ids", "logprobs", "finish_reason", "policy_version")
+    __slots__ = ("start", "delta", "completion")
+    START_FIELD_NUMBER: _ClassVar[int]
+    DELTA_FIELD_NUMBER: _ClassVar[int]
+    COMPLETION_FIELD_NUMBER: _ClassVar[int]
+    start: StreamStart
+    delta: StreamDelta
+    completion: Completion
+    def __init__(self, start: _Optional[_Union[StreamStart, _Mapping]] = ..., delta: _Optional[_Union[StreamDelta, _Mapping]] = ..., completion: _Optional[_Union[Completion, _Mapping]] = ...) -> None: ...
+
+class StreamStart(_message.Message):
+    __slots__ = ("rendered", "policy")
+    RENDERED_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    rendered: _containers.RepeatedCompositeFieldContainer[RenderedSegment]
+    policy: Policy
+    def __init__(self, rendered: _Optional[_Iterable[_Union[RenderedSegment, _Mapping]]] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ...) -> None: ...
+
+class StreamDelta(_message.Message):
+    __slots__ = ("text", "token_ids", "logprobs")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
-    FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
-    POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
     text: str
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     logprobs: _containers.RepeatedScalarFieldContainer[float]
-    finish_reason: FinishReason
-    policy_version: int
-    def __init__(self, text: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., policy_version: _Optional[int] = ...) -> None: ...
+    def __init__(self, text: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("policy", "segments")
+    __slots__ = ("policy", "segments", "min_policy_version", "request_id")
     POLICY_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    MIN_POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     policy: str
     segments: _containers.RepeatedCompositeFieldContainer[_conversation_pb2.Segment]
-    def __init__(self, policy: _Optional[str] = ..., segments: _Optional[_Iterable[_Union[_conversation_pb2.Segment, _Mapping]]] = ...) -> None: ...
+    min_policy_version: int
+    request_id: str
+    def __init__(self, policy: _Optional[str] = ..., segments: _Optional[_Iterable[_Union[_conversation_pb2.Segment, _Mapping]]] = ..., min_policy_version: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class ScoredSegment(_message.Message):
     __slots__ = ("tokens", "logprobs")
@@ -164,12 +212,12 @@ class ScoredSegment(_message.Message):
     def __init__(self, tokens: _Optional[_Union[_conversation_pb2.Tokens, _Mapping]] = ..., logprobs: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
-    __slots__ = ("segments", "policy_version")
+    __slots__ = ("segments", "policy")
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
-    POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
     segments: _containers.RepeatedCompositeFieldContainer[ScoredSegment]
-    policy_version: int
-    def __init__(self, segments: _Optional[_Iterable[_Union[ScoredSegment, _Mapping]]] = ..., policy_version: _Optional[int] = ...) -> None: ...
+    policy: Policy
+    def __init__(self, segments: _Optional[_Iterable[_Union[ScoredSegment, _Mapping]]] = ..., policy: _Optional[_Union[Policy, _Mapping]] = ...) -> None: ...
 
 class GetPolicyRequest(_message.Message):
     __slots__ = ("policy",)

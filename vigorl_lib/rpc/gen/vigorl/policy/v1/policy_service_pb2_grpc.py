@@ -58,11 +58,6 @@ class PolicyServiceStub:
                 request_serializer=vigorl_dot_policy_dot_v1_dot_policy__service__pb2.GetPolicyRequest.SerializeToString,
                 response_deserializer=vigorl_dot_policy_dot_v1_dot_policy__service__pb2.GetPolicyResponse.FromString,
                 _registered_method=True)
-        self.UpdateWeights = channel.unary_unary(
-                '/vigorl.policy.v1.PolicyService/UpdateWeights',
-                request_serializer=vigorl_dot_policy_dot_v1_dot_policy__service__pb2.UpdateWeightsRequest.SerializeToString,
-                response_deserializer=vigorl_dot_policy_dot_v1_dot_policy__service__pb2.UpdateWeightsResponse.FromString,
-                _registered_method=True)
 
 
 class PolicyServiceServicer:
@@ -101,13 +96,6 @@ class PolicyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def UpdateWeights(self, request, context):
-        """Loads a version of the weights from storage, or keeps what is loaded and fails.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
 
 def add_PolicyServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -130,11 +118,6 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.GetPolicy,
                     request_deserializer=vigorl_dot_policy_dot_v1_dot_policy__service__pb2.GetPolicyRequest.FromString,
                     response_serializer=vigorl_dot_policy_dot_v1_dot_policy__service__pb2.GetPolicyResponse.SerializeToString,
-            ),
-            'UpdateWeights': grpc.unary_unary_rpc_method_handler(
-                    servicer.UpdateWeights,
-                    request_deserializer=vigorl_dot_policy_dot_v1_dot_policy__service__pb2.UpdateWeightsRequest.FromString,
-                    response_serializer=vigorl_dot_policy_dot_v1_dot_policy__service__pb2.UpdateWeightsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -259,6 +242,58 @@ class PolicyService:
             metadata,
             _registered_method=True)
 
+
+class PolicyAdminServiceStub:
+    """Changes what a policy is. Served on a listener of its own, so that a network policy can keep those who ask
+    questions away from it.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.UpdateWeights = channel.unary_unary(
+                '/vigorl.policy.v1.PolicyAdminService/UpdateWeights',
+                request_serializer=vigorl_dot_policy_dot_v1_dot_policy__service__pb2.UpdateWeightsRequest.SerializeToString,
+                response_deserializer=vigorl_dot_policy_dot_v1_dot_policy__service__pb2.UpdateWeightsResponse.FromString,
+                _registered_method=True)
+
+
+class PolicyAdminServiceServicer:
+    """Changes what a policy is. Served on a listener of its own, so that a network policy can keep those who ask
+    questions away from it.
+    """
+
+    def UpdateWeights(self, request, context):
+        """Loads a version of the weights from storage, or keeps what is loaded and fails.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_PolicyAdminServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'UpdateWeights': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateWeights,
+                    request_deserializer=vigorl_dot_policy_dot_v1_dot_policy__service__pb2.UpdateWeightsRequest.FromString,
+                    response_serializer=vigorl_dot_policy_dot_v1_dot_policy__service__pb2.UpdateWeightsResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'vigorl.policy.v1.PolicyAdminService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('vigorl.policy.v1.PolicyAdminService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class PolicyAdminService:
+    """Changes what a policy is. Served on a listener of its own, so that a network policy can keep those who ask
+    questions away from it.
+    """
+
     @staticmethod
     def UpdateWeights(request,
             target,
@@ -273,7 +308,7 @@ class PolicyService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/vigorl.policy.v1.PolicyService/UpdateWeights',
+            '/vigorl.policy.v1.PolicyAdminService/UpdateWeights',
             vigorl_dot_policy_dot_v1_dot_policy__service__pb2.UpdateWeightsRequest.SerializeToString,
             vigorl_dot_policy_dot_v1_dot_policy__service__pb2.UpdateWeightsResponse.FromString,
             options,

@@ -47,8 +47,6 @@ class PolicyServiceStub:
     """Log-probabilities of given tokens under the current weights."""
     GetPolicy: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.GetPolicyRequest, _policy_service_pb2.GetPolicyResponse]
     """What the policy is."""
-    UpdateWeights: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.UpdateWeightsRequest, _policy_service_pb2.UpdateWeightsResponse]
-    """Loads a version of the weights from storage, or keeps what is loaded and fails."""
 
 @_typing.type_check_only
 class PolicyServiceAsyncStub(PolicyServiceStub):
@@ -69,8 +67,6 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     """Log-probabilities of given tokens under the current weights."""
     GetPolicy: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.GetPolicyRequest, _policy_service_pb2.GetPolicyResponse]  # type: ignore[assignment]
     """What the policy is."""
-    UpdateWeights: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.UpdateWeightsRequest, _policy_service_pb2.UpdateWeightsResponse]  # type: ignore[assignment]
-    """Loads a version of the weights from storage, or keeps what is loaded and fails."""
 
 class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
     """Continues conversations under one named policy.
@@ -113,6 +109,35 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_policy_service_pb2.GetPolicyResponse, _abc.Awaitable[_policy_service_pb2.GetPolicyResponse]]:
         """What the policy is."""
 
+def add_PolicyServiceServicer_to_server(servicer: PolicyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class PolicyAdminServiceStub:
+    """Changes what a policy is. Served on a listener of its own, so that a network policy can keep those who ask
+    questions away from it.
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> PolicyAdminServiceAsyncStub: ...
+    UpdateWeights: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.UpdateWeightsRequest, _policy_service_pb2.UpdateWeightsResponse]
+    """Loads a version of the weights from storage, or keeps what is loaded and fails."""
+
+@_typing.type_check_only
+class PolicyAdminServiceAsyncStub(PolicyAdminServiceStub):
+    """Changes what a policy is. Served on a listener of its own, so that a network policy can keep those who ask
+    questions away from it.
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    UpdateWeights: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.UpdateWeightsRequest, _policy_service_pb2.UpdateWeightsResponse]  # type: ignore[assignment]
+    """Loads a version of the weights from storage, or keeps what is loaded and fails."""
+
+class PolicyAdminServiceServicer(metaclass=_abc_1.ABCMeta):
+    """Changes what a policy is. Served on a listener of its own, so that a network policy can keep those who ask
+    questions away from it.
+    """
+
     @_abc_1.abstractmethod
     def UpdateWeights(
         self,
@@ -121,4 +146,4 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_policy_service_pb2.UpdateWeightsResponse, _abc.Awaitable[_policy_service_pb2.UpdateWeightsResponse]]:
         """Loads a version of the weights from storage, or keeps what is loaded and fails."""
 
-def add_PolicyServiceServicer_to_server(servicer: PolicyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+def add_PolicyAdminServiceServicer_to_server(servicer: PolicyAdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
