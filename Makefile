@@ -71,4 +71,4 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format . ; cd protos && ../$(BIN)/buf format -w
 
 clean: ## Remove what builds and runs made (keeps .venv)
-	rm -rf build dist runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf build dist runs *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,8 +1,9 @@
-"""PolicyService over a Policy: convert, call, convert."""
+"""PolicyService and PolicyAdminService over a Policy: convert, call, convert."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from typing import Any
 
 from vigorl_lib.domain.trajectory import Segment
@@ -10,16 +11,43 @@ from vigorl_lib.errors import PolicyError
 from vigorl_lib.policy.base import Policy
 from vigorl_lib.policy.convert import (
     MAX_SEEDS,
+    event_to_proto,
     generation_to_proto,
     info_to_proto,
     sampling_from_proto,
     scored_to_proto,
 )
+from vigorl_lib.rpc.context import request_id
 from vigorl_lib.rpc.convert import invalid, segment_from_proto
 from vigorl_lib.rpc.gen.vigorl.common.v1 import conversation_pb2
 from vigorl_lib.rpc.gen.vigorl.policy.v1 import policy_service_pb2 as pb
-from vigorl_lib.rpc.gen.vigorl.policy.v1.policy_service_pb2_grpc import PolicyServiceServicer
+from vigorl_lib.rpc.gen.vigorl.policy.v1.policy_service_pb2_grpc import (
+    PolicyAdminServiceServicer,
+    PolicyServiceServicer,
+)
 from vigorl_lib.rpc.images import ImageCache
+
+
+def _check_name(asked: str, own: str) -> None:
+    if asked not in ("", own):
+        raise PolicyError(
+            f"this server has the policy {own!r}, not {asked!r}; check the name or the address",
+            reason="POLICY_UNKNOWN",
+            policy=asked,
+        )
+
+
+class PolicyAdminServer(PolicyAdminServiceServicer):
+    """Changes the one policy called `name`; for a listener of its own."""
+
+    def __init__(self, policy: Policy, name: str) -> None:
+        self._policy = policy
+        self._name = name
+
+    async def UpdateWeights(self, request: pb.UpdateWeightsRequest, context: Any) -> pb.UpdateWeightsResponse:
+        _check_name(request.policy, self._name)
+        info = await self._policy.update_weights(version=request.version, uri=request.uri, run_id=request.run_id)
+        return pb.UpdateWeightsResponse(policy=info_to_proto(info))
 
 
 class PolicyServer(PolicyServiceServicer):
@@ -40,15 +68,33 @@ class PolicyServer(PolicyServiceServicer):
             seeds=list(request.seeds),
             sampling=sampling_from_proto(request.sampling),
             min_policy_version=request.min_policy_version,
-            request_id=request.request_id,
+            request_id=request.request_id or request_id.get(),
         )
         return generation_to_proto(prompt, generation)
+
+    async def StreamGenerate(
+        self, request: pb.StreamGenerateRequest, context: Any
+    ) -> AsyncGenerator[pb.StreamGenerateResponse]:
+        self._check(request.policy)
+        prompt = await self._segments(request.prompt)
+        events = self._policy.stream(
+            prompt,
+            seed=request.seed,
+            sampling=sampling_from_proto(request.sampling),
+            min_policy_version=request.min_policy_version,
+            request_id=request.request_id or request_id.get(),
+        )
+        async with aclosing(events):
+            async for event in events:
+                yield event_to_proto(prompt, event)
 
     async def Score(self, request: pb.ScoreRequest, context: Any) -> pb.ScoreResponse:
         self._check(request.policy)
         prompt = await self._segments(request.segments)
         scored = await self._policy.score(
-            prompt, min_policy_version=request.min_policy_version, request_id=request.request_id
+            prompt,
+            min_policy_version=request.min_policy_version,
+            request_id=request.request_id or request_id.get(),
         )
         return scored_to_proto(prompt, scored)
 
@@ -56,18 +102,8 @@ class PolicyServer(PolicyServiceServicer):
         self._check(request.policy)
         return pb.GetPolicyResponse(policy=info_to_proto(await self._policy.info()))
 
-    async def UpdateWeights(self, request: pb.UpdateWeightsRequest, context: Any) -> pb.UpdateWeightsResponse:
-        self._check(request.policy)
-        info = await self._policy.update_weights(version=request.version, uri=request.uri, run_id=request.run_id)
-        return pb.UpdateWeightsResponse(policy=info_to_proto(info))
-
     def _check(self, name: str) -> None:
-        if name not in ("", self._name):
-            raise PolicyError(
-                f"this server has the policy {self._name!r}, not {name!r}; check the name or the address",
-                reason="POLICY_UNKNOWN",
-                policy=name,
-            )
+        _check_name(name, self._name)
 
     async def _segments(self, protos: Iterable[conversation_pb2.Segment]) -> list[Segment]:
         segments = list(protos)

@@ -23,6 +23,7 @@ from vigorl_lib.domain.grammar import (
     TurnScanner,
     Zoom,
     find_points,
+    map_points,
     number,
     observation_text,
     parse_turn,
@@ -234,3 +235,49 @@ def test_the_observation_tells_of_the_dot_only_if_there_is_one() -> None:
     assert closing == "</observation>"
     assert "red dot" in dotted
     assert "red dot" not in opening
+
+
+spoken = st.lists(
+    pieces
+    | st.sampled_from(TAGS)
+    | st.sampled_from(
+        [
+            render_tool_call(Point(3, 4.5)),
+            render_turn("There (1, 2).", Zoom(Point(-30, 40))),
+            render_turn("So (1, 2).", Answer("(5, 6)")),
+            '<tool_call>{"name": "search_coordinate", "arguments": {"co\\u006frdinate": [1e1, 2]}}</tool_call>',
+            '<tool_call>{"name": "search_coordinate", "arguments": {"coordinate": [1, true]}}</tool_call>',
+            '<tool_call>{"arguments": {"coordinate": "12"}}</tool_call>',
+            '<think><tool_call>{"arguments": {"coordinate": [1, 2], "note": "(3, 4)"}}</tool_call> (5, 6)</think>',
+        ]
+    ),
+    max_size=8,
+).map("".join)
+
+
+@given(spoken | texts, st.booleans())
+def test_mapped_text_reads_as_the_same_turn_with_its_points_moved(text: str, strict: bool) -> None:
+    def move(point: Point) -> Point:
+        assert point.frame is Frame.NORMALIZED
+        return Point(point.x * 2, point.y / 4)
+
+    before = parse_turn(text, strict=strict, frame=Frame.NORMALIZED)
+    after = parse_turn(map_points(text, move, Frame.NORMALIZED), strict=strict)
+    assert after.cited == tuple(map(move, before.cited))
+    match before.action, after.action:
+        case (Malformed(), _) | (Continue(), _):
+            assert after.action == before.action
+        case Answer(said), Answer(mapped):
+            assert find_points(mapped) == tuple(map(move, find_points(said, Frame.NORMALIZED)))
+        case Zoom(), Zoom():
+            pass
+        case _:
+            raise AssertionError(after)
+
+
+def test_mapping_touches_nothing_but_points() -> None:
+    text = render_turn("At (1, 2), not [1, 2] or (a, 3).", Zoom(Point(3, 4)))
+    assert map_points(text, lambda point: point) == text
+    assert map_points(text, lambda p: Point(p.x + 0.5, p.y)) == render_turn(
+        "At (1.5, 2), not [1, 2] or (a, 3).", Zoom(Point(3.5, 4))
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 import torch
@@ -12,12 +14,18 @@ from vigorl_lib.policy.base import Sampling
 from vigorl_lib.policy.sampling import RowSampler
 
 CPU = torch.device("cpu")
+VOCABULARY = 11
+
+
+def sampler_of(samplings: list[Sampling], seeds: Iterable[int], *, forbidden: tuple[int, ...] = ()) -> RowSampler:
+    seeds = list(seeds)
+    return RowSampler(samplings, seeds, [()] * len(seeds), forbidden=forbidden, vocabulary=VOCABULARY, device=CPU)
 
 
 def draw_many(logits: list[float], sampling: Sampling, count: int, forbidden: tuple[int, ...] = ()) -> np.ndarray:
     """Frequencies of `count` draws from one distribution, each with a seed of its own."""
-    sampler = RowSampler([sampling] * count, range(count), forbidden=forbidden, device=CPU)
-    tokens, _ = sampler.draw(torch.tensor(logits).expand(count, -1), 0)
+    sampler = sampler_of([sampling] * count, range(count), forbidden=forbidden)
+    tokens = sampler.draw(torch.tensor(logits).expand(count, -1), 0).tokens
     return np.bincount(tokens.numpy(), minlength=len(logits)) / count
 
 
@@ -46,8 +54,9 @@ def test_a_forbidden_token_is_never_drawn_even_if_it_is_all_but_certain() -> Non
 
 def test_logprobs_are_taken_after_temperature_and_before_any_cut() -> None:
     logits = torch.tensor([[0.3, 2.0, -1.0]])
-    sampler = RowSampler([Sampling(temperature=0.5, top_k=1, max_tokens=1)], [0], forbidden=(0,), device=CPU)
-    token, logprob = sampler.draw(logits, 0)
+    sampler = sampler_of([Sampling(temperature=0.5, top_k=1, max_tokens=1)], [0], forbidden=(0,))
+    drawn = sampler.draw(logits, 0)
+    token, logprob = drawn.tokens, drawn.logprobs
     assert token.item() == 1
     assert logprob.item() == pytest.approx(torch.log_softmax(logits / 0.5, -1)[0, 1].item())
 
@@ -64,19 +73,46 @@ rows_of_a_batch = st.lists(
 def test_a_row_draws_the_same_alone_as_among_others(rows: list[tuple[int, float, int]], data: st.DataObject) -> None:
     samplings = [Sampling(temperature=temperature, top_k=top_k, max_tokens=4) for _, temperature, top_k in rows]
     logits = torch.randn(4, len(rows), 11, generator=torch.Generator().manual_seed(1))
-    together = RowSampler(samplings, [seed for seed, _, _ in rows], forbidden=(2,), device=CPU)
+    together = sampler_of(samplings, [seed for seed, _, _ in rows], forbidden=(2,))
     chosen = data.draw(st.integers(0, len(rows) - 1))
-    alone = RowSampler([samplings[chosen]], [rows[chosen][0]], forbidden=(2,), device=CPU)
+    alone = sampler_of([samplings[chosen]], [rows[chosen][0]], forbidden=(2,))
     for step in range(4):
         if step == 2:
             together.keep(torch.tensor([chosen]))
         own = logits[step, chosen : chosen + 1]
-        tokens, _ = together.draw(own if step >= 2 else logits[step], step)
-        token, _ = alone.draw(own, step)
+        tokens = together.draw(own if step >= 2 else logits[step], step).tokens
+        token = alone.draw(own, step).tokens
         assert tokens[0 if step >= 2 else chosen] == token[0]
 
 
 def test_one_row_draws_anew_at_every_step() -> None:
-    sampler = RowSampler([Sampling(max_tokens=200)], [7], forbidden=(), device=CPU)
-    drawn = {sampler.draw(torch.zeros(1, 1000), step)[0].item() for step in range(200)}
+    sampler = sampler_of([Sampling(max_tokens=200)], [7], forbidden=())
+    drawn = {sampler.draw(torch.zeros(1, 1000), step).tokens.item() for step in range(200)}
     assert len(drawn) > 150
+
+
+def test_min_p_cuts_what_is_less_likely_than_its_share_of_the_likeliest() -> None:
+    frequencies = draw_many([2.0, 1.5, -1.0, 0.0], Sampling(min_p=0.5, max_tokens=1), 2000)
+    assert set(np.flatnonzero(frequencies)) == {0, 1}
+
+
+def test_penalties_count_prompt_and_completion_as_their_definitions_say() -> None:
+    """Repetition divides positive logits of tokens seen anywhere; frequency takes off per time in the completion."""
+    sampling = Sampling(temperature=0.0, repetition_penalty=2.0, frequency_penalty=0.6, max_tokens=4)
+    sampler = RowSampler([sampling], [0], [[0]], forbidden=(), vocabulary=4, device=CPU)
+    logits = torch.tensor([[3.0, 2.0, 1.9, -5.0]])
+    first = sampler.draw(logits, 0)
+    assert first.tokens.item() == 1  # 3.0 / 2 < 2.0
+    assert first.logprobs.item() == pytest.approx(torch.log_softmax(logits, -1)[0, 1].item())
+    assert sampler.draw(logits, 1).tokens.item() == 2  # 2.0 / 2 - 0.6 < 1.9
+    assert sampler.draw(logits, 2).tokens.item() == 0  # 1.9 / 2 - 0.6 < 1.5
+    assert sampler.draw(logits, 3).tokens.item() == 0  # 3.0 / 2 - 0.6 > 0.4
+
+
+def test_the_likeliest_tokens_are_reported_at_each_place() -> None:
+    sampler = sampler_of([Sampling(top_logprobs=2, max_tokens=1)], [0])
+    logits = torch.tensor([[0.0, 2.0, 1.0]])
+    expected = torch.log_softmax(logits, -1)[0]
+    top = sampler.draw(logits, 0).top(0)
+    assert [token for token, _ in top] == [1, 2]
+    assert [p for _, p in top] == pytest.approx(expected[[1, 2]].tolist())

@@ -15,7 +15,7 @@ from vigorl_lib.domain.trajectory import Message, Origin, Role, Segment, flat_to
 from vigorl_lib.errors import DataError, PolicyError
 from vigorl_lib.models.inputs import TokenSequence, collate
 from vigorl_lib.models.loading import LoadedModel, load_model
-from vigorl_lib.models.pixels import to_patches
+from vigorl_lib.models.pixels import ViewCache, to_patches
 from vigorl_lib.models.weights import write_weights
 from vigorl_lib.policy.base import Completion, FinishReason, Generation, Sampling
 from vigorl_lib.policy.config import PolicyConfig
@@ -92,6 +92,7 @@ async def test_greedy_decoding_equals_a_plain_forward_pass_without_cache(
     policy: TransformersPolicy, tiny: LoadedModel
 ) -> None:
     """The whole engine (left padding, cache, features, positions) against the stock model on pixels."""
+    views_of = ViewCache(tiny.resize)
     for segments in conversations()[::2]:
         result = await policy.generate(segments, seeds=[0], sampling=GREEDY)
         sequence = TokenSequence.of(result.prompt)
@@ -103,7 +104,7 @@ async def test_greedy_decoding_equals_a_plain_forward_pass_without_cache(
                 resize=tiny.resize,
                 side="right",
             )
-            views = [policy._views.get(image) for image in batch.images]
+            views = [views_of.get(image) for image in batch.images]
             patches, grid = to_patches(views, tiny.image_processor)
             with torch.no_grad():
                 logits = tiny.model(
@@ -122,7 +123,7 @@ async def test_scored_logprobs_are_the_samplers_own(policy: TransformersPolicy) 
     for result in results:
         completion = result.completions[0]
         turn = replace(said(Origin.POLICY, completion.text), token_ids=completion.token_ids)
-        *before, scored = await policy.score((*result.prompt, turn))
+        *before, scored = (await policy.score((*result.prompt, turn))).segments
         assert scored.logprobs == pytest.approx(completion.logprobs, abs=1e-4)
         assert before[0].logprobs[0] == 0.0
         assert len(before[0].logprobs) == len(before[0].token_ids or ())
@@ -191,8 +192,10 @@ async def test_a_bad_image_fails_its_own_request_only(policy: TransformersPolicy
 
 
 @pytest.mark.parametrize("spoil", ["vocabulary", "negative", "stray placeholder", "missing placeholder", "long span"])
-async def test_token_ids_that_do_not_fit_the_model_are_refused(policy: TransformersPolicy, spoil: str) -> None:
-    (good,) = policy._renderer.render(conversations()[0])
+async def test_token_ids_that_do_not_fit_the_model_are_refused(
+    policy: TransformersPolicy, tiny: LoadedModel, spoil: str
+) -> None:
+    (good,) = tiny.renderer.render(conversations()[0])
     ids, (span,) = list(good.token_ids or ()), good.image_spans
     if spoil == "vocabulary":
         ids[-1] = 10**6

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 from tests.pictures import encoded
 from vigorl_lib.domain.example import Example, GroundTruth
-from vigorl_lib.domain.geometry import Point, ResizeRule, Size
+from vigorl_lib.domain.geometry import Frame, Point, ResizeRule, Size
 from vigorl_lib.domain.grammar import Answer, Zoom, render_turn
 from vigorl_lib.domain.image import Image, digest
 from vigorl_lib.domain.trajectory import ImageSpan, Origin, Segment
 from vigorl_lib.environment.config import ZoomConfig
 from vigorl_lib.environment.zoom import ZoomEnvironment
-from vigorl_lib.policy.base import Completion, FinishReason, Generation, PolicyInfo, Sampling
+from vigorl_lib.policy.base import (
+    Completion,
+    FinishReason,
+    Generation,
+    PolicyInfo,
+    Sampling,
+    Scored,
+    StreamEvent,
+    stream_whole,
+)
 from vigorl_lib.rollout.step import Stepper
 from vigorl_lib.rollout.task import TaskConfig
 
@@ -61,6 +70,8 @@ class WordPolicy:
     finish: FinishReason = FinishReason.STOP_STRING
     exact: bool = True
     delay: Callable[[Sequence[Segment]], float] | None = None
+    frame: Frame = Frame.MODEL
+    scripted: bool = False
     calls: list[Call] = field(default_factory=list)
     rendered: list[Segment] = field(default_factory=list)
     busy: int = 0
@@ -86,11 +97,23 @@ class WordPolicy:
         completions = tuple(self._completion(self.write(prompt, index)) for index in range(len(seeds)))
         return Generation(tuple(map(self._render, prompt)), completions, await self.info())
 
-    async def score(self, prompt: Sequence[Segment]) -> tuple[Segment, ...]:
+    def stream(
+        self,
+        prompt: Sequence[Segment],
+        *,
+        seed: int,
+        sampling: Sampling,
+        min_policy_version: int = 0,
+        request_id: str = "",
+    ) -> AsyncGenerator[StreamEvent]:
+        return stream_whole(self, prompt, seed=seed, sampling=sampling, min_policy_version=min_policy_version)
+
+    async def score(self, prompt: Sequence[Segment], *, min_policy_version: int = 0, request_id: str = "") -> Scored:
         raise NotImplementedError
 
     async def info(self) -> PolicyInfo:
-        return PolicyInfo("words", "words", "", "", 5, False, self.exact, False, 4096, RESIZE)
+        info = PolicyInfo("words", "words", "", "", 5, False, self.exact, self.scripted, 4096, RESIZE)
+        return replace(info, point_frame=self.frame)
 
     async def update_weights(self, *, version: int, uri: str, run_id: str) -> PolicyInfo:
         raise NotImplementedError

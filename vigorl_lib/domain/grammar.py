@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -35,6 +36,7 @@ ACTION_STOPS = (TOOL_CLOSE, ANSWER_CLOSE)
 """Sampling of a turn ends once the text ends with one of these."""
 
 _POINT = re.compile(r"\(\s*(-?\d+(?:\.\d+)?)\s*,\s*(-?\d+(?:\.\d+)?)\s*\)")
+_CALL = re.compile(f"{TOOL_OPEN}(.*?){TOOL_CLOSE}", re.DOTALL)
 _TAG = re.compile(r"</?(?:think|tool_call|answer|observation)>")
 
 
@@ -133,6 +135,36 @@ def number(value: float) -> str:
 
 def render_point(point: Point) -> str:
     return f"({number(point.x)}, {number(point.y)})"
+
+
+def map_points(text: str, move: Callable[[Point], Point], frame: Frame = Frame.MODEL) -> str:
+    """The same text with other numbers: every point, written as `(x, y)` or in a tool call, goes through `move`.
+
+    `frame` is the one that the text's points are in. What a parser would not read as a point stays as it is, so
+    the mapped text is well formed exactly where the text was.
+    Example: doubling `"<think> at (3, 4) </think>"` gives `"<think> at (6, 8) </think>"`.
+    """
+    pieces, done = [], 0
+    for call in _CALL.finditer(text):
+        pieces += [_map_prose(text[done : call.start(1)], move, frame)]
+        pieces += [_map_call(_map_prose(call[1], move, frame), move, frame)]
+        done = call.end(1)
+    return "".join((*pieces, _map_prose(text[done:], move, frame)))
+
+
+def _map_prose(text: str, move: Callable[[Point], Point], frame: Frame) -> str:
+    return _POINT.sub(lambda match: render_point(move(find_points(match[0], frame)[0])), text)
+
+
+def _map_call(body: str, move: Callable[[Point], Point], frame: Frame) -> str:
+    action = _zoom(body, False, frame)
+    if not isinstance(action, Zoom):
+        return body
+    point = move(action.point)
+    # Through JSON, not by pattern: whatever spelling the parser understands must be mapped as well.
+    call = json.loads(body)
+    call["arguments"]["coordinate"] = [json.loads(number(point.x)), json.loads(number(point.y))]
+    return f"\n{json.dumps(call)}\n"
 
 
 def render_tool_call(point: Point) -> str:

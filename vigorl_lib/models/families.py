@@ -44,21 +44,24 @@ QWEN3_VL = Family("qwen3_vl", "Qwen3VLForConditionalGeneration", 16, Frame.NORMA
 FAMILIES = {family.name: family for family in (QWEN2_VL, QWEN2_5_VL, QWEN3_VL)}
 
 
-def family_of(config: Mapping[str, Any]) -> Family:
-    """Family of a checkpoint by its config.json. Raises PolicyError (CHECKPOINT_UNSUPPORTED)."""
-    model_type = str(config.get("model_type", ""))
-    family = FAMILIES.get(model_type)
-    if family is None:
-        raise PolicyError(
-            f"expected a checkpoint of one of {', '.join(FAMILIES)}, found model_type {model_type!r}",
-            reason="CHECKPOINT_UNSUPPORTED",
-            model_type=model_type,
-        )
+def find_family(config: Mapping[str, Any]) -> Family | None:
+    """The declared family whose whole model config.json describes; None for any other model, or for a part of one."""
+    family = FAMILIES.get(str(config.get("model_type", "")))
     # A part of the model, or one with another head, has the same model_type.
-    found = config.get("architectures") or [family.architecture]
-    if family.architecture not in found:
+    if family is None or family.architecture not in (config.get("architectures") or [family.architecture]):
+        return None
+    return family
+
+
+def family_of(config: Mapping[str, Any]) -> Family:
+    """As `find_family`, for callers that need one. Raises PolicyError (CHECKPOINT_UNSUPPORTED)."""
+    family = find_family(config)
+    if family is None:
+        model_type = str(config.get("model_type", ""))
+        found = ", ".join(map(str, config.get("architectures") or ()))
         raise PolicyError(
-            f"expected a checkpoint of {family.architecture}, found {', '.join(map(str, found))}",
+            f"expected a checkpoint of one of {', '.join(one.architecture for one in FAMILIES.values())}, "
+            f"found {found or 'no architecture'} with model_type {model_type!r}",
             reason="CHECKPOINT_UNSUPPORTED",
             model_type=model_type,
         )

@@ -44,15 +44,16 @@ class LoadedModel:
     renderer: ChatRenderer
 
 
-def load_model(uri: str, *, dtype: DType = "auto", device: str = "auto") -> LoadedModel:
+def load_model(uri: str, *, dtype: DType = "auto", device: str = "auto", max_pixels: int = 0) -> LoadedModel:
     """Load a checkpoint from a folder or a storage URI.
 
-    `device` "auto" takes a CUDA device if there is one. Attention is flash-attn 2 on CUDA where it is installed,
-    PyTorch's own otherwise. Raises PolicyError (CHECKPOINT_MISSING, CHECKPOINT_INVALID, CHECKPOINT_UNSUPPORTED).
+    `max_pixels` lowers the area of the largest model view; 0 leaves it to the checkpoint. `device` "auto" takes a
+    CUDA device if there is one. Attention is flash-attn 2 on CUDA where it is installed, PyTorch's own otherwise.
+    Raises PolicyError (CHECKPOINT_MISSING, CHECKPOINT_INVALID, CHECKPOINT_UNSUPPORTED).
     """
-    family, resize = describe(uri)
-    with _local_folder(uri, weights=True) as folder:
-        tokenizer, image_processor = _load_tokenizer(folder), _load_image_processor(folder)
+    family, resize = describe(uri, max_pixels=max_pixels)
+    with local_folder(uri, weights=True) as folder:
+        tokenizer, image_processor = load_tokenizer(folder), _load_image_processor(folder)
         model = _load_weights(folder, dtype, _device(device))
     return LoadedModel(model, tokenizer, image_processor, family, resize, ChatRenderer(tokenizer, resize))
 
@@ -60,11 +61,11 @@ def load_model(uri: str, *, dtype: DType = "auto", device: str = "auto") -> Load
 def load_renderer(uri: str) -> ChatRenderer:
     """Only what turns conversations into token ids; reads no weights. Raises as `load_model`."""
     _, resize = describe(uri)
-    with _local_folder(uri, weights=False) as folder:
-        return ChatRenderer(_load_tokenizer(folder), resize)
+    with local_folder(uri, weights=False) as folder:
+        return ChatRenderer(load_tokenizer(folder), resize)
 
 
-def describe(uri: str) -> tuple[Family, ResizeRule]:
+def describe(uri: str, *, max_pixels: int = 0) -> tuple[Family, ResizeRule]:
     """What a checkpoint is and how it sees images, by two JSON files alone: a wrong folder costs no import of torch."""
     config, preprocessor = _read_json(uri, CONFIG), _read_json(uri, PREPROCESSOR)
     family = family_of(config)
@@ -77,6 +78,8 @@ def describe(uri: str) -> tuple[Family, ResizeRule]:
         raise _invalid(uri, f"{PREPROCESSOR} names no pixel limits")
     if patch * merge != family.factor:
         raise _invalid(uri, f"{PREPROCESSOR} has patches of {patch} px, {family.name} has {family.patch_size}")
+    if max_pixels:
+        high = max(min(int(high), max_pixels), int(low), family.factor**2)
     return family, ResizeRule(factor=family.factor, min_pixels=int(low), max_pixels=int(high))
 
 
@@ -105,7 +108,7 @@ def _read_json(uri: str, name: str) -> dict[str, Any]:
     return values
 
 
-def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     try:
@@ -169,7 +172,7 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _local_folder(uri: str, *, weights: bool) -> Iterator[Path]:
+def local_folder(uri: str, *, weights: bool) -> Iterator[Path]:
     """The folder behind a URI; a bucket's is downloaded, without its weights if not wanted, and removed after use."""
     storage, name = open_parent(uri)
     if (folder := storage.local_path(name)) is not None:

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL's vision tower over many small images at once, for where flash-attn is not at hand.
+"""The families' vision towers over many small images at once, for where flash-attn is not at hand.
 
 The stock attention goes image by image in a Python loop, and the stock patch embedding is a convolution that
 processors run slowly. Here all windows of one length are one batched call, and the embedding is one matrix
@@ -7,21 +7,33 @@ product; parameters and results are the same. Nothing about the weights or their
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
-    Qwen2_5_VisionPatchEmbed,
-    Qwen2_5_VLVisionAttention,
-    apply_rotary_pos_emb_vision,
-)
+
+ATTENTIONS = frozenset({"VisionAttention", "Qwen2_5_VLVisionAttention", "Qwen3VLVisionAttention"})
+PATCH_EMBEDDINGS = frozenset({"PatchEmbed", "Qwen2_5_VisionPatchEmbed", "Qwen3VLVisionPatchEmbed"})
+"""Classes by name, so that a checkpoint of one family does not import the modules of the others."""
+
+Rotate = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-class BatchedVisionAttention(Qwen2_5_VLVisionAttention):
-    """Drop-in for the stock attention; parameters and results are the same."""
+class BatchedVisionAttention(nn.Module):
+    """Forward of the stock attentions, which it is mixed into; parameters and results are the same."""
+
+    qkv: nn.Linear
+    proj: nn.Linear
+    num_heads: int
+    head_dim: int
+    scaling: float
+    rotate: Rotate
+    """The family's own rotation of queries and keys."""
 
     def forward(
         self,
@@ -35,7 +47,7 @@ class BatchedVisionAttention(Qwen2_5_VLVisionAttention):
         assert position_embeddings is not None
         tokens = hidden_states.shape[0]
         qkv = self.qkv(hidden_states).view(tokens, 3, self.num_heads, self.head_dim)
-        query, key = apply_rotary_pos_emb_vision(qkv[:, 0], qkv[:, 1], *position_embeddings)
+        query, key = self.rotate(qkv[:, 0], qkv[:, 1], *position_embeddings)
         packed = torch.stack((query, key, qkv[:, 2]))
         bounds = cu_seqlens.tolist()
         lengths = [end - start for start, end in pairwise(bounds)]
@@ -68,12 +80,20 @@ class PatchProjection(nn.Conv3d):
 def batch_equal_windows(model: nn.Module) -> None:
     """Replace attention and patch projection of a loaded model's vision tower in place.
 
-    Other families are left alone, and so is the attention of a model that uses flash-attn.
+    Models of other families are left alone, and so is the attention of one that uses flash-attn.
     """
     for module in model.modules():
-        if type(module) is Qwen2_5_VLVisionAttention and module.config._attn_implementation == "sdpa":
-            module.__class__ = BatchedVisionAttention
-        elif type(module) is Qwen2_5_VisionPatchEmbed:
+        stock: Any = type(module)
+        if stock.__name__ in ATTENTIONS and module.config._attn_implementation == "sdpa":  # type: ignore[union-attr]
+            module.__class__ = _batched(stock)
+        elif stock.__name__ in PATCH_EMBEDDINGS:
             # The class of the inner module is changed, not that of its owner: hooks that gather a partitioned
             # weight hang on the module that holds it.
             module.proj.__class__ = PatchProjection
+
+
+@cache
+def _batched(stock: type[nn.Module]) -> type[nn.Module]:
+    """A family's attention class with the forward of `BatchedVisionAttention`."""
+    rotate = staticmethod(sys.modules[stock.__module__].apply_rotary_pos_emb_vision)
+    return type(f"Batched{stock.__name__}", (BatchedVisionAttention, stock), {"rotate": rotate})

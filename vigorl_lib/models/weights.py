@@ -53,6 +53,24 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def shapes_of(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Shape of each tensor of a folder by name; reads the files' headers only. Raises PolicyError (WEIGHTS_UNREADABLE)."""
+    from safetensors import SafetensorError, safe_open
+
+    shapes: dict[str, tuple[int, ...]] = {}
+    try:
+        for path in sorted(folder.glob("*.safetensors")):
+            with safe_open(path, framework="numpy") as file:
+                shapes.update({name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise PolicyError(
+            f"{folder}: not readable as safetensors ({error})", reason="WEIGHTS_UNREADABLE", folder=folder
+        ) from error
+    if not shapes:
+        raise PolicyError(f"{folder}: expected *.safetensors, found none", reason="WEIGHTS_UNREADABLE", folder=folder)
+    return shapes
+
+
 def fetch_weights(uri: str) -> dict[str, Tensor]:
     """Tensors of a committed folder in storage, digests checked.
 

@@ -28,7 +28,7 @@ class FinishReason(StrEnum):
     """The text ends with a stop string, which it includes."""
     LENGTH = "length"
     ABORTED = "aborted"
-    STOP_TOKEN = "stop_token"
+    STOP_TOKEN = "stop_token"  # noqa: S105 - no secret
     """One of `Sampling.stop_token_ids` was sampled; it is the last token id, and is not part of the text."""
 
 
@@ -157,6 +157,16 @@ StreamEvent = StreamStart | StreamDelta | Completion
 """A stream is one start, any number of deltas, and the whole completion last."""
 
 
+class PolicyState(StrEnum):
+    """What an engine says of itself when asked."""
+
+    SERVING = "serving"
+    UPDATING = "updating"
+    """New requests wait for the weights that are being loaded."""
+    FAILED = "failed"
+    """Only a new process helps."""
+
+
 class Policy(Protocol):
     async def generate(
         self,
@@ -185,9 +195,7 @@ class Policy(Protocol):
         """One continuation while it is being sampled; the same as `generate` gives. Leaving the loop ends the work."""
         ...
 
-    async def score(
-        self, prompt: Sequence[Segment], *, min_policy_version: int = 0, request_id: str = ""
-    ) -> Scored:
+    async def score(self, prompt: Sequence[Segment], *, min_policy_version: int = 0, request_id: str = "") -> Scored:
         """The same segments with `logprobs` of every token at temperature 1 under the current weights."""
         ...
 
@@ -198,6 +206,14 @@ class Policy(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+class Engine(Policy, Protocol):
+    """A policy that runs in this process."""
+
+    async def state(self) -> PolicyState:
+        """Asked of the engine itself, which may take as long as its current step."""
+        ...
 
 
 async def stream_whole(

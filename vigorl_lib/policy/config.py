@@ -42,15 +42,14 @@ class VllmConfig(Section):
     kv_cache_gib: float | None = Field(default=None, gt=0.0)
     """Size of the KV cache, GiB. On a GPU it is what `gpu_memory_utilization` leaves unless set; on a CPU 1."""
     block_size: int | None = Field(default=None, ge=1)
-    """Tokens of one block of the KV cache; only whole blocks are found again. On a CPU a multiple of 32, 32 unless set."""
+    """Tokens of one block of the KV cache; only whole blocks are found again. On a CPU a multiple of 32, and 32 unless
+    set."""
     max_batched_tokens: int | None = Field(default=None, ge=1)
     """Tokens of one engine step; vLLM's own choice unless set."""
     processor_cache_gib: float = Field(default=1.0, gt=0.0)
     """Processed images kept for later turns and samples."""
     compile: bool = True
     """torch.compile and CUDA graphs: slower to start, faster to run. Small models on a CPU do without."""
-    weight_transfer: Literal["files", "nccl"] = "files"
-    """How an update gets its tensors: read from storage by each replica, or broadcast by the learner (CUDA only)."""
 
 
 class OpenAiConfig(Section):
@@ -62,7 +61,7 @@ class OpenAiConfig(Section):
     max_retries: int = Field(default=4, ge=0)
     """Further tries after a refusal for load, a server's fault or a lost connection."""
     continue_final_message: bool = False
-    """The endpoint continues a conversation that ends with assistant text (vLLM's does), so it takes forced prefixes."""
+    """The endpoint continues a conversation that ends with assistant text, as vLLM's does; forced prefixes need it."""
     factor: int = Field(default=28, ge=1)
     """Images are sent with sides that are multiples of this, so that the endpoint need not resize them again."""
     min_pixels: int = Field(default=56 * 56, ge=1)

@@ -19,7 +19,7 @@ from vigorl_lib.models.features import FeatureCache, encoder_outputs
 from vigorl_lib.models.inputs import Batch, TokenSequence, collate
 from vigorl_lib.models.loading import LoadedModel
 from vigorl_lib.models.pixels import View
-from vigorl_lib.policy.base import FinishReason, Sampling
+from vigorl_lib.policy.base import FinishReason, Sampling, TopLogprobs
 from vigorl_lib.policy.sampling import RowSampler
 from vigorl_lib.policy.stops import StopDetector
 
@@ -38,6 +38,7 @@ class Row:
     sampling: Sampling
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    top_logprobs: list[TopLogprobs] = field(default_factory=list)
     finish: FinishReason | None = None
 
 
@@ -84,15 +85,18 @@ class Decoder:
         sampler = RowSampler(
             [row.sampling for row in rows],
             [seed for request in requests for seed in request.seeds],
+            [request.sequence.token_ids for request in requests for _ in request.seeds],
             forbidden=self._renderer.forbidden,
+            vocabulary=state.logits.shape[-1],
             device=state.logits.device,
         )
         step = 0
         while True:
-            tokens, logprobs = sampler.draw(state.logits, step)
+            drawn = sampler.draw(state.logits, step)
+            tokens = drawn.tokens
             step += 1
-            for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True):
-                self._append(row, token, logprob)
+            for position, (token, logprob) in enumerate(zip(tokens.tolist(), drawn.logprobs.tolist(), strict=True)):
+                self._append(rows[position], token, logprob, drawn.top(position))
             for index, own in enumerate(waiting):
                 if own and cancelled(index):
                     for row in own:
@@ -162,12 +166,14 @@ class Decoder:
         hidden: Tensor = output.last_hidden_state
         return hidden
 
-    def _append(self, row: Row, token: int, logprob: float) -> None:
+    def _append(self, row: Row, token: int, logprob: float, top: TopLogprobs) -> None:
         if row.finish is not None:
             return
         row.token_ids.append(token)
         row.logprobs.append(logprob)
-        row.finish = self.stops.finished(row.token_ids, row.sampling.stop, row.sampling.max_tokens)
+        if row.sampling.top_logprobs:
+            row.top_logprobs.append(top[: row.sampling.top_logprobs])
+        row.finish = self.stops.finished(row.token_ids, row.sampling)
 
     def _advance(self, state: _State, tokens: Tensor) -> None:
         """Feed one token per row. Rows that are done but still in the batch go on unread."""

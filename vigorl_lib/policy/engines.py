@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from vigorl_lib.policy.base import Policy
+from vigorl_lib.policy.base import Engine
 from vigorl_lib.policy.config import PolicyConfig
 
 
-def open_policy(config: PolicyConfig) -> Policy:
+def open_policy(config: PolicyConfig) -> Engine:
     """A ready policy; blocks while it loads. Raises PolicyError, StorageError, DataError."""
-    if config.engine == "scripted":
-        return _open_scripted(config)
-    from vigorl_lib.policy.transformers import TransformersPolicy
+    match config.engine:
+        case "transformers":
+            from vigorl_lib.policy.transformers import TransformersPolicy
 
-    return TransformersPolicy.open(config)
+            return TransformersPolicy.open(config)
+        case "vllm":
+            from vigorl_lib.policy.vllm import VllmPolicy
+
+            return VllmPolicy.open(config)
+        case "openai":
+            from vigorl_lib.policy.openai import OpenAiPolicy
+
+            return OpenAiPolicy.open(config)
+        case "scripted":
+            return _open_scripted(config)
 
 
-def _open_scripted(config: PolicyConfig) -> Policy:
+def _open_scripted(config: PolicyConfig) -> Engine:
     from vigorl_lib.data.datasets import read_dataset
     from vigorl_lib.models.loading import describe
     from vigorl_lib.policy.scripted import ScriptedTeacher

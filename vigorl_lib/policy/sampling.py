@@ -4,59 +4,108 @@ A row's draw k is the k-th uniform number of a generator seeded with the row's s
 the cumulative distribution in vocabulary order. So a row's tokens follow from its own seed and distribution, and
 its neighbours in the batch, which come and go with the load, do not matter.
 
-The log-probability of a token is taken after temperature and before any cut (top-k, top-p, forbidden tokens): it
-is what `score` and a learner compute from the same logits, and the cuts only limit what can be drawn. A greedy
-row (temperature 0) reports log-probabilities at temperature 1.
+The log-probability of a token is taken after temperature, without penalties and before any cut (top-k, top-p, min-p,
+forbidden tokens): it is what `score` and a learner compute from the same logits. A greedy row (temperature 0)
+reports log-probabilities at temperature 1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vigorl_lib.policy.base import Sampling
+from vigorl_lib.policy.base import Sampling, TopLogprobs
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """One draw of R rows: tokens [R], their log-probs [R]; the likeliest K tokens of each row and theirs, [R][K]."""
+
+    tokens: Tensor
+    logprobs: Tensor
+    top_tokens: list[list[int]]
+    top_logprobs: list[list[float]]
+
+    def top(self, row: int) -> TopLogprobs:
+        if not self.top_tokens:
+            return ()
+        return tuple(zip(self.top_tokens[row], self.top_logprobs[row], strict=True))
 
 
 class RowSampler:
-    """Sampling state of R rows; `keep` drops rows in step with the batch."""
+    """Sampling state of R rows; `keep` drops rows in step with the batch. `prompts` are the rows' prompt tokens."""
 
     def __init__(
-        self, samplings: Sequence[Sampling], seeds: Sequence[int], *, forbidden: Sequence[int], device: torch.device
+        self,
+        samplings: Sequence[Sampling],
+        seeds: Sequence[int],
+        prompts: Sequence[Sequence[int]],
+        *,
+        forbidden: Sequence[int],
+        vocabulary: int,
+        device: torch.device,
     ) -> None:
         longest = max(sampling.max_tokens for sampling in samplings)
         uniforms = np.stack([np.random.default_rng(seed).random(longest) for seed in seeds])
-        self._uniforms = torch.from_numpy(uniforms).to(device)
-        self._temperature = torch.tensor([s.temperature or 1.0 for s in samplings], device=device)[:, None]
-        self._greedy = torch.tensor([s.temperature == 0.0 for s in samplings], device=device)
-        self._top_p = torch.tensor([s.top_p for s in samplings], device=device, dtype=torch.float64)[:, None]
-        self._top_k = torch.tensor([s.top_k for s in samplings], device=device)[:, None]
+
+        def column(values: list[float], dtype: torch.dtype) -> Tensor:
+            return torch.tensor(values, device=device, dtype=dtype)[:, None]
+
+        self._rows = {
+            "uniform": torch.from_numpy(uniforms).to(device),
+            "temperature": column([s.temperature or 1.0 for s in samplings], torch.float32),
+            "greedy": column([s.temperature == 0.0 for s in samplings], torch.bool),
+            "top_p": column([s.top_p for s in samplings], torch.float64),
+            "top_k": column([s.top_k for s in samplings], torch.long),
+            "min_p": column([s.min_p for s in samplings], torch.float64),
+        }
+        if any(s.repetition_penalty != 1.0 or s.frequency_penalty != 0.0 for s in samplings):
+            self._rows["repetition"] = column([s.repetition_penalty for s in samplings], torch.float32)
+            self._rows["frequency"] = column([s.frequency_penalty for s in samplings], torch.float32)
+            self._rows["counts"] = torch.zeros(len(seeds), vocabulary, device=device)
+            self._rows["seen"] = torch.zeros(len(seeds), vocabulary, device=device, dtype=torch.bool)
+            for row, prompt in enumerate(prompts):
+                self._rows["seen"][row, torch.tensor(list(prompt), device=device, dtype=torch.long)] = True
+        self._top = max(sampling.top_logprobs for sampling in samplings)
         self._forbidden = torch.tensor(list(forbidden), device=device, dtype=torch.long)
         self._scan_options()
 
     def keep(self, rows: Tensor) -> None:
         """Keep only these rows, in this order."""
-        self._uniforms, self._temperature, self._greedy = (
-            self._uniforms[rows],
-            self._temperature[rows],
-            self._greedy[rows],
-        )
-        self._top_p, self._top_k = self._top_p[rows], self._top_k[rows]
+        self._rows = {name: values[rows] for name, values in self._rows.items()}
         self._scan_options()
 
-    def draw(self, logits: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Token ids [R] and log-probabilities [R] for draw number `step`, from logits [R, V]."""
-        logprobs = torch.log_softmax(logits.float() / self._temperature, dim=-1)
-        allowed = logprobs.index_fill(-1, self._forbidden, -torch.inf)
+    def draw(self, logits: Tensor, step: int) -> Drawn:
+        """Draw number `step` of every row, from logits [R, V]."""
+        temperature = self._rows["temperature"]
+        logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
+        penalised = "counts" in self._rows
+        wanted = torch.log_softmax(self._penalised(logits.float()) / temperature, dim=-1) if penalised else logprobs
+        allowed = wanted.index_fill(-1, self._forbidden, -torch.inf)
         if self._all_greedy:
             tokens = allowed.argmax(-1)
         else:
-            tokens = self._invert(allowed, self._uniforms[:, step])
+            tokens = self._invert(allowed, self._rows["uniform"][:, step])
             if self._any_greedy:
-                tokens = torch.where(self._greedy, allowed.argmax(-1), tokens)
-        return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
+                tokens = torch.where(self._rows["greedy"][:, 0], allowed.argmax(-1), tokens)
+        if penalised:
+            ones = torch.ones_like(tokens[:, None], dtype=torch.float32)
+            self._rows["counts"].scatter_add_(-1, tokens[:, None], ones)
+            self._rows["seen"].scatter_(-1, tokens[:, None], True)
+        chosen = logprobs.gather(-1, tokens[:, None])[:, 0]
+        if not self._top:
+            return Drawn(tokens, chosen, [], [])
+        best = logprobs.topk(min(self._top, logprobs.shape[-1]), dim=-1)
+        return Drawn(tokens, chosen, best.indices.tolist(), best.values.tolist())
+
+    def _penalised(self, logits: Tensor) -> Tensor:
+        factor = self._rows["repetition"]
+        repeated = torch.where(logits > 0, logits / factor, logits * factor)
+        return torch.where(self._rows["seen"], repeated, logits) - self._rows["frequency"] * self._rows["counts"]
 
     def _invert(self, logprobs: Tensor, uniforms: Tensor) -> Tensor:
         # Double precision: in single, the tail of a large vocabulary vanishes in the cumulative sum.
@@ -70,16 +119,19 @@ class RowSampler:
         return torch.searchsorted(cumulative, target, right=True)[:, 0]
 
     def _cut(self, weights: Tensor) -> Tensor:
-        """Zero what lies beyond each row's top-k, then beyond its top-p of the rest."""
+        """Zero what lies below each row's min-p, then beyond its top-k, then beyond its top-p of the rest."""
         ordered, order = weights.sort(dim=-1, descending=True, stable=True)
         rank = torch.arange(weights.shape[-1], device=weights.device)
-        ordered = torch.where((self._top_k > 0) & (rank >= self._top_k), 0.0, ordered)
+        top_k, top_p = self._rows["top_k"], self._rows["top_p"]
+        ordered = torch.where(ordered < self._rows["min_p"] * ordered[:, :1], 0.0, ordered)
+        ordered = torch.where((top_k > 0) & (rank >= top_k), 0.0, ordered)
         before = ordered.cumsum(-1) - ordered
-        beyond = (self._top_p < 1.0) & (before >= self._top_p * ordered.sum(-1, keepdim=True))
+        beyond = (top_p < 1.0) & (before >= top_p * ordered.sum(-1, keepdim=True))
         ordered = torch.where(beyond & (rank > 0), 0.0, ordered)
         return torch.zeros_like(weights).scatter(-1, order, ordered)
 
     def _scan_options(self) -> None:
-        self._all_greedy = bool(self._greedy.all())
-        self._any_greedy = bool(self._greedy.any())
-        self._any_cut = bool(((self._top_k > 0) | (self._top_p < 1.0)).any())
+        rows = self._rows
+        self._all_greedy = bool(rows["greedy"].all())
+        self._any_greedy = bool(rows["greedy"].any())
+        self._any_cut = bool(((rows["top_k"] > 0) | (rows["top_p"] < 1.0) | (rows["min_p"] > 0.0)).any())

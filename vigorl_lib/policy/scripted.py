@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 
 from vigorl_lib.data import synthetic
 from vigorl_lib.domain.example import Example
@@ -28,7 +28,17 @@ from vigorl_lib.domain.grammar import (
 from vigorl_lib.domain.seeds import derive_seed
 from vigorl_lib.domain.trajectory import Origin, Role, Segment
 from vigorl_lib.errors import PolicyError
-from vigorl_lib.policy.base import Completion, FinishReason, Generation, PolicyInfo, Sampling
+from vigorl_lib.policy.base import (
+    Completion,
+    FinishReason,
+    Generation,
+    PolicyInfo,
+    PolicyState,
+    Sampling,
+    Scored,
+    StreamEvent,
+    stream_whole,
+)
 from vigorl_lib.policy.config import PolicyConfig, ScriptedConfig
 
 _QUESTION = re.compile(re.escape(synthetic.QUESTION).replace(r"\{color\}", r"(\w+)"))
@@ -67,7 +77,18 @@ class ScriptedTeacher:
             completions.append(Completion(text, (), (), reason, 0))
         return Generation(tuple(prompt), tuple(completions), await self.info())
 
-    async def score(self, prompt: Sequence[Segment]) -> tuple[Segment, ...]:
+    def stream(
+        self,
+        prompt: Sequence[Segment],
+        *,
+        seed: int,
+        sampling: Sampling,
+        min_policy_version: int = 0,
+        request_id: str = "",
+    ) -> AsyncGenerator[StreamEvent]:
+        return stream_whole(self, prompt, seed=seed, sampling=sampling, min_policy_version=min_policy_version)
+
+    async def score(self, prompt: Sequence[Segment], *, min_policy_version: int = 0, request_id: str = "") -> Scored:
         raise PolicyError("a scripted policy has no log-probabilities", reason="NOT_SUPPORTED")
 
     async def info(self) -> PolicyInfo:
@@ -83,6 +104,9 @@ class ScriptedTeacher:
             max_context_tokens=self._config.max_context_tokens,
             resize=self._resize,
         )
+
+    async def state(self) -> PolicyState:
+        return PolicyState.SERVING
 
     async def update_weights(self, *, version: int, uri: str, run_id: str) -> PolicyInfo:
         raise PolicyError(f"policy {self._config.name} is scripted and has no weights", reason="NOT_TRAINABLE")

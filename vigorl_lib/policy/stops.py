@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vigorl_lib.models.chat import ChatRenderer
-from vigorl_lib.policy.base import FinishReason
+from vigorl_lib.policy.base import FinishReason, Sampling
 
 
 class StopDetector:
@@ -19,22 +19,24 @@ class StopDetector:
         self._renderer = renderer
         self._texts: dict[int, str] = {}
 
-    def finished(self, token_ids: Sequence[int], stop: tuple[str, ...], max_tokens: int) -> FinishReason | None:
+    def finished(self, token_ids: Sequence[int], sampling: Sampling) -> FinishReason | None:
         """Why sampling ends after these tokens, None if it goes on."""
         last = token_ids[-1]
         if last == self._renderer.im_end:
             return FinishReason.END_OF_TURN
-        if stop and self._completes(token_ids, last, stop):
+        if last in sampling.stop_token_ids:
+            return FinishReason.STOP_TOKEN
+        if sampling.stop and self._completes(token_ids, last, sampling.stop):
             return FinishReason.STOP_STRING
-        return FinishReason.LENGTH if len(token_ids) >= max_tokens else None
+        return FinishReason.LENGTH if len(token_ids) >= sampling.max_tokens else None
 
     def text(self, token_ids: Sequence[int], stop: tuple[str, ...], reason: FinishReason) -> str:
-        """Text of a finished turn: without the end-of-turn token, and up to the end of its stop string.
+        """Text of a finished turn: without the token that ended it, and up to the end of its stop string.
 
         A tokenizer may join the stop string's last character with what follows, so the token ids can say a
         little more than the text.
         """
-        if reason is FinishReason.END_OF_TURN:
+        if reason in (FinishReason.END_OF_TURN, FinishReason.STOP_TOKEN):
             return self._renderer.decode(token_ids[:-1])
         text = self._renderer.decode(token_ids)
         if reason is FinishReason.STOP_STRING:

@@ -39,6 +39,14 @@ class GenerateResult:
     finished: float
 
 
+@dataclass(frozen=True, slots=True)
+class ScoreResult:
+    """One log-probability per token, and the version of the weights that gave them."""
+
+    logprobs: list[float]
+    version: int
+
+
 @dataclass(slots=True, eq=False)
 class GenerateWork:
     request: DecodeRequest
@@ -51,11 +59,9 @@ class GenerateWork:
 
 @dataclass(slots=True, eq=False)
 class ScoreWork:
-    """`future` resolves to one log-probability per token."""
-
     sequence: TokenSequence
     views: dict[str, View]
-    future: Future[list[float]] = field(default_factory=Future)
+    future: Future[ScoreResult] = field(default_factory=Future)
 
     @property
     def rows(self) -> int:
@@ -99,6 +105,10 @@ class EngineWorker:
     def version(self) -> int:
         """Version of the weights that the next batch will run on."""
         return self._version
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
 
     @property
     def load(self) -> Load:
@@ -207,12 +217,12 @@ class EngineWorker:
             return
         for work, logprobs in zip(batch, results, strict=True):
             self._running -= 1
-            _resolve(work.future, logprobs)
+            _resolve(work.future, ScoreResult(logprobs, self._version))
 
     def _completion(self, row: Row, version: int) -> Completion:
         reason = row.finish or FinishReason.ABORTED
         text = self._decoder.stops.text(row.token_ids, row.sampling.stop, reason)
-        return Completion(text, tuple(row.token_ids), tuple(row.logprobs), reason, version)
+        return Completion(text, tuple(row.token_ids), tuple(row.logprobs), reason, version, tuple(row.top_logprobs))
 
     def _fail_all(self, batch: list[GenerateWork] | list[ScoreWork], error: Exception) -> None:
         failure = self._translated(error)

@@ -1,7 +1,8 @@
 """System prompts: one text file per task family and mode, with real newlines.
 
 `load_prompt(family, name)` reads `<family>/<name>.txt` of this package. A prompt is data: it is named,
-and its digest is written into whatever was made with it.
+and its digest is written into whatever was made with it. The files ask for points in pixels of the image shown;
+for another frame the same prompt is given with that frame's unit, and nothing else in it changes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,12 @@ from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
+from vigorl_lib.domain.geometry import NORMALIZED_EXTENT, Frame
 from vigorl_lib.errors import ConfigError
+
+PIXEL_UNIT = "whole pixels of"
+"""How the files name the unit of points; they name it nowhere else and in no other words."""
+NORMALIZED_UNIT = f"whole numbers from 0 to {NORMALIZED_EXTENT} across"
 
 FOLDER = Path(__file__).parent
 
@@ -27,8 +33,11 @@ class Prompt:
 
 
 @lru_cache
-def load_prompt(family: str, name: str) -> Prompt:
-    """The prompt of a family and mode. Raises ConfigError (PROMPT_UNKNOWN) that names close ones."""
+def load_prompt(family: str, name: str, frame: Frame = Frame.MODEL) -> Prompt:
+    """The prompt of a family and mode, asking for points in `frame`.
+
+    Raises ConfigError (PROMPT_UNKNOWN) that names close ones.
+    """
     known = prompt_names()
     # Membership, not existence: names come with requests, and `..` must not lead out of the folder.
     if f"{family}/{name}" not in known:
@@ -37,6 +46,8 @@ def load_prompt(family: str, name: str) -> Prompt:
             f"no prompt {family}/{name}; expected one of {', '.join(close)}", reason="PROMPT_UNKNOWN", family=family
         )
     text = (FOLDER / family / f"{name}.txt").read_text(encoding="utf-8").strip()
+    if frame is Frame.NORMALIZED:
+        text = text.replace(PIXEL_UNIT, NORMALIZED_UNIT)
     return Prompt(f"{family}/{name}", text, sha256(text.encode()).hexdigest())
 
 

@@ -3,6 +3,10 @@
 The policy continues the prefix n times, the environment acts on each continuation. Search composes
 this move into a tree, `vigorl_lib.rollout.run` into a loop; no other code turns a policy's text into
 what happens next.
+
+Policies may write points in another frame than the model frame, in which environment, rewards, search and
+reports measure. Here is the border between the two: what a policy says is kept as it said it, token for token,
+and what was understood of it, the turn, is in the model frame.
 """
 
 from __future__ import annotations
@@ -13,7 +17,8 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from vigorl_lib.domain.example import Example
-from vigorl_lib.domain.grammar import FORCED_ANSWER_PREFIX, MODES
+from vigorl_lib.domain.geometry import Frame, FrameMap, Point
+from vigorl_lib.domain.grammar import FORCED_ANSWER_PREFIX, MODES, map_points
 from vigorl_lib.domain.image import Image
 from vigorl_lib.domain.seeds import derive_seed
 from vigorl_lib.domain.trajectory import (
@@ -28,8 +33,11 @@ from vigorl_lib.domain.trajectory import (
 from vigorl_lib.environment.base import Environment, Outcome
 from vigorl_lib.errors import ConfigError, VigorlError
 from vigorl_lib.policy.base import Completion, FinishReason, Generation, Policy, PolicyInfo
-from vigorl_lib.prompts import load_prompt
+from vigorl_lib.prompts import Prompt, load_prompt
 from vigorl_lib.rollout.task import TaskConfig
+
+MODEL_DECIMALS = 3
+"""A coordinate of the model frame is written to the thousandth of a pixel."""
 
 
 class StepError(VigorlError):
@@ -76,7 +84,8 @@ class Stepper:
         self.task = task
         self.own = own
         self.min_policy_version = min_policy_version
-        self.prompt = load_prompt(task.family, task.prompt_name)
+        # An unknown prompt is refused here, before a policy is asked for anything.
+        load_prompt(task.family, task.prompt_name)
         self._info: PolicyInfo | None = None
 
     async def info(self) -> PolicyInfo:
@@ -84,6 +93,17 @@ class Stepper:
         if self._info is None:
             self._info = await self.policy.info()
         return self._info
+
+    @property
+    def point_frame(self) -> Frame:
+        """The frame in which the policy writes points; known once `info` has been asked."""
+        assert self._info is not None
+        return self.task.frame_for(self._info)
+
+    @property
+    def prompt(self) -> Prompt:
+        """The task's prompt, asking for points in `point_frame`."""
+        return load_prompt(self.task.family, self.task.prompt_name, self.point_frame)
 
     async def start(self, example: Example, seed_path: tuple[int | str, ...]) -> Prefix:
         """Open an episode on an example's first image. Raises StepError."""
@@ -143,8 +163,7 @@ class Stepper:
         self, parent: Prefix, forced: tuple[Segment, ...], used: int, index: int, completion: Completion
     ) -> Prefix:
         text = "".join(segment.text for segment in forced) + completion.text
-        async with _boundary(StopReason.ENVIRONMENT_ERROR):
-            outcome = await self.environment.step(parent.state, text, first_image(parent))
+        outcome = await self._act(parent, text)
         said = Segment(
             Origin.POLICY,
             (Message(Role.ASSISTANT, (completion.text,)),),
@@ -175,6 +194,25 @@ class Stepper:
             depth=parent.depth + 1,
         )
 
+    async def _act(self, parent: Prefix, text: str) -> Outcome:
+        """What the environment makes of a turn. It hears model-frame points, and is heard in the policy's frame."""
+        image = first_image(parent)
+        info = await self.info()
+        spoken = self.point_frame
+        if spoken is Frame.MODEL:
+            async with _boundary(StopReason.ENVIRONMENT_ERROR):
+                return await self.environment.step(parent.state, text, image)
+        frames = FrameMap(image.size, info.resize.model_size(image.size))
+        async with _boundary(StopReason.ENVIRONMENT_ERROR):
+            outcome = await self.environment.step(parent.state, to_model_frame(text, spoken, frames), image)
+        if outcome.observation is None:
+            return outcome
+        told = tuple(
+            from_model_frame(part, spoken, frames) if isinstance(part, str) else part
+            for part in outcome.observation.parts
+        )
+        return replace(outcome, observation=Message(outcome.observation.role, told))
+
     def _stop(self, outcome: Outcome, completion: Completion, used: int) -> StopReason | None:
         """Why the conversation ends here, if it does; a zoom whose crop would not fit is not granted."""
         if completion.finish_reason is FinishReason.ABORTED:
@@ -192,6 +230,26 @@ class Stepper:
         assert self._info is not None
         factor = self._info.resize.factor
         return self.task.observation_text_tokens + sum(image.size.area // factor**2 for image in segment.images)
+
+
+def to_model_frame(text: str, frame: Frame, frames: FrameMap) -> str:
+    """A policy's text with its points, written in `frame`, in the model frame."""
+
+    def move(point: Point) -> Point:
+        moved = frames.point(point, Frame.MODEL)
+        return Point(round(moved.x, MODEL_DECIMALS), round(moved.y, MODEL_DECIMALS))
+
+    return map_points(text, move, frame)
+
+
+def from_model_frame(text: str, frame: Frame, frames: FrameMap) -> str:
+    """A text for the policy, its model-frame points in whole numbers of `frame`, as prompts ask for them."""
+
+    def move(point: Point) -> Point:
+        moved = frames.point(point, frame)
+        return Point(round(moved.x), round(moved.y), frame)
+
+    return map_points(text, move)
 
 
 def first_image(prefix: Prefix) -> Image:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from vigorl_lib.config import Section
+from vigorl_lib.domain.geometry import Frame
 from vigorl_lib.environment.config import ZoomConfig
-from vigorl_lib.policy.base import Sampling
+from vigorl_lib.policy.base import PolicyInfo, Sampling
 
 
 class TaskConfig(Section):
@@ -18,6 +21,9 @@ class TaskConfig(Section):
     """A mode of the grammar: single_turn, multi_turn or thought_steps."""
     prompt: str = ""
     """Prompt file in the family's folder, without ending; empty takes the mode's name."""
+    point_frame: Literal["policy", "model", "normalized"] = "model"
+    """Frame in which the prompt asks for points: pixels of the image shown (`model`), 0 to 1000 on both axes
+    (`normalized`), or whichever the policy's family was taught (`policy`)."""
     temperature: float = Field(default=1.0, ge=0.0)
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     top_k: int = Field(default=0, ge=0)
@@ -34,6 +40,13 @@ class TaskConfig(Section):
     @property
     def prompt_name(self) -> str:
         return self.prompt or self.mode
+
+    def frame_for(self, policy: PolicyInfo) -> Frame:
+        """The frame in which this policy writes points when it is asked in this way."""
+        # A script reads no prompt: it writes in its own frame, whatever is asked.
+        if self.point_frame == "policy" or policy.scripted:
+            return policy.point_frame
+        return Frame(self.point_frame)
 
     def sampling(self, tokens_left: int) -> Sampling:
         return Sampling(

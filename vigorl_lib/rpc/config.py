@@ -54,12 +54,17 @@ class ClientConfig(Section):
 
 
 class AuthSettings(Section):
-    """The bearer token that all services of one installation share."""
+    """The bearer token that all services of one installation share, and the one for what changes a policy."""
 
     token: SecretStr
+    admin_token: SecretStr | None = None
+    """For admin listeners; the other one unless set."""
 
 
-def bearer_token() -> str | None:
+def bearer_token(*, admin: bool = False) -> str | None:
     """The token of this process's surroundings, None where there is none."""
     settings = section_from_environment(AuthSettings, "auth")
-    return None if settings is None else settings.token.get_secret_value()
+    if settings is None:
+        return None
+    wanted = settings.admin_token if admin and settings.admin_token is not None else settings.token
+    return wanted.get_secret_value()

@@ -1,8 +1,9 @@
 """The scaffold of every server: from a service's parts to a process that serves, drains and ends.
 
-`serve` binds, builds what the service needs, answers health checks, and drains on SIGTERM or SIGINT; a
-second signal ends the process at once. `main` is a service's command line around it. A busy port or
-a wrong setting is one line on stderr and an exit code, never a traceback. What a service does is not here.
+`running` binds, answers health checks (alive, not ready) while it builds what the service needs, serves, and drains;
+a service that says that only a new process helps ends it. `main` is a service's command line around it: it drains on
+SIGTERM or SIGINT, and a second signal ends the process at once. A busy port or a wrong setting is one line on stderr
+and an exit code, never a traceback. What a service does is not here.
 """
 
 from __future__ import annotations
@@ -60,7 +61,10 @@ class Service:
     """As in the proto, for health checks and reflection."""
     register: Callable[[grpc.aio.Server], None]
     probe: Callable[[], Awaitable[object]]
-    """Returns while the service can work; asked every few seconds."""
+    """Returns while the service can work; asked every few seconds. Raises VigorlError for as long as it cannot."""
+    alive: Callable[[], Awaitable[object]] | None = None
+    """Returns while the service can come to work again; raises VigorlError once only a new process helps. Without it
+    a service is alive while `probe` returns."""
 
 
 Build = Callable[[], AbstractAsyncContextManager[Service]]
@@ -68,10 +72,18 @@ Build = Callable[[], AbstractAsyncContextManager[Service]]
 
 
 @asynccontextmanager
-async def running(config: ServerConfig, build: Build, *, token: str | None = None) -> AsyncIterator[str]:
+async def running(
+    config: ServerConfig,
+    build: Build,
+    *,
+    token: str | None = None,
+    on_failure: Callable[[VigorlError], None] | None = None,
+) -> AsyncIterator[str]:
     """A server that answers, as its address; leaving the block drains it.
 
-    The port is taken before anything expensive is built. Raises ConfigError (PORT_BUSY, INSECURE_LISTEN).
+    The port is taken before anything expensive is built, and health checks are answered from then on: alive, and not
+    ready until the service is. Other calls are told LOADING. `on_failure` hears once that only a new process helps.
+    Raises ConfigError (PORT_BUSY, INSECURE_LISTEN).
     """
     shell = Shell(max_concurrent_calls=config.max_concurrent_calls, min_budget_s=config.min_budget_s, token=token)
     server = grpc.aio.server(
@@ -85,38 +97,61 @@ async def running(config: ServerConfig, build: Build, *, token: str | None = Non
         ),
     )
     address = _bind(server, config, token)
-    async with build() as service:
-        status = _HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(status, server)
-        service.register(server)
-        if config.reflection and token is None:
-            names = (service.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, server)
-        await service.probe()
-        for name in ("", service.full_name, LIVENESS):
-            await status.set(name, _SERVING)
-        await server.start()
-        watchers = [asyncio.create_task(_watch_health(service, status)), asyncio.create_task(watch_loop())]
-        try:
-            yield address
-        finally:
-            for watcher in watchers:
-                watcher.cancel()
-            await asyncio.gather(*watchers, return_exceptions=True)
-            await status.enter_graceful_shutdown()
-            await server.stop(config.drain_s)
+    status = _HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(status, server)
+    await status.set("", _NOT_SERVING)
+    await status.set(LIVENESS, _SERVING)
+    await server.start()
+    watchers: list[asyncio.Task[None]] = []
+    try:
+        async with build() as service:
+            # Handlers may join a server that has started: it looks them up at each call.
+            service.register(server)
+            if config.reflection and token is None:
+                names = (service.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
+                reflection.enable_server_reflection(names, server)
+            await service.probe()
+            shell.loading = False
+            for name in ("", service.full_name):
+                await status.set(name, _SERVING)
+            watchers = [
+                asyncio.create_task(_watch_health(service, status, on_failure)),
+                asyncio.create_task(watch_loop()),
+            ]
+            try:
+                yield address
+            finally:
+                for watcher in watchers:
+                    watcher.cancel()
+                await asyncio.gather(*watchers, return_exceptions=True)
+                await status.enter_graceful_shutdown()
+                await server.stop(config.drain_s)
+    finally:
+        # Also where the service could not be built.
+        await server.stop(0)
 
 
-async def _watch_health(service: Service, status: Any) -> None:
+async def _watch_health(service: Service, status: Any, on_failure: Callable[[VigorlError], None] | None) -> None:
     while True:
         await asyncio.sleep(PROBE_EVERY_S)
-        try:
-            await asyncio.wait_for(service.probe(), PROBE_TIMEOUT_S)
-            state = _SERVING
-        except (TimeoutError, VigorlError):
-            state = _NOT_SERVING
-        for name in ("", service.full_name, LIVENESS):
-            await status.set(name, state)
+        ready = await _answers(service.probe) is None
+        failure = await _answers(service.alive or service.probe)
+        for name in ("", service.full_name):
+            await status.set(name, _SERVING if ready and failure is None else _NOT_SERVING)
+        await status.set(LIVENESS, _SERVING if failure is None else _NOT_SERVING)
+        if service.alive is not None and isinstance(failure, VigorlError):
+            if on_failure is not None:
+                on_failure(failure)
+            return
+
+
+async def _answers(question: Callable[[], Awaitable[object]]) -> VigorlError | TimeoutError | None:
+    """What a service's own check raises, None if all is well."""
+    try:
+        await asyncio.wait_for(question(), PROBE_TIMEOUT_S)
+    except (TimeoutError, VigorlError) as error:
+        return error
+    return None
 
 
 def _bind(server: grpc.aio.Server, config: ServerConfig, token: str | None) -> str:
@@ -196,25 +231,30 @@ def main(
 async def _serve(name: str, config: ServerConfig, build: Build, address_file: Path | None) -> None:
     if config.metrics_port is not None:
         _start_metrics(config.metrics_port)
-    ended = asyncio.Event()
     loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _on_signal, number, ended)
-    async with running(config, build, token=bearer_token()) as address:
+
+    def fail(error: VigorlError) -> None:
+        if not ended.done():
+            ended.set_exception(error)
+
+    async with running(config, build, token=bearer_token(), on_failure=fail) as address:
         sys.stdout.write(json.dumps({"service": name, "address": address, "pid": os.getpid()}) + "\n")
         sys.stdout.flush()
         if address_file is not None:
-            _write_whole(address_file, address + "\n")
-        await ended.wait()
+            write_whole(address_file, address + "\n")
+        await ended
 
 
-def _on_signal(number: int, ended: asyncio.Event) -> None:
-    if ended.is_set():
+def _on_signal(number: int, ended: asyncio.Future[None]) -> None:
+    if ended.done():
         os._exit(128 + number)
-    ended.set()
+    ended.set_result(None)
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """A reader who polls for the file never sees half of it."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")

@@ -40,7 +40,7 @@ class RefusedCall(VigorlError, RuntimeError):
 
 
 class Shell(grpc.aio.ServerInterceptor):
-    """One server's shell; `in_flight` counts the calls inside."""
+    """One server's shell; `in_flight` counts the calls inside, `loading` is for whoever builds the service to end."""
 
     def __init__(self, *, max_concurrent_calls: int, min_budget_s: float, token: str | None = None) -> None:
         self._max_concurrent_calls = max_concurrent_calls
@@ -49,6 +49,7 @@ class Shell(grpc.aio.ServerInterceptor):
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._metrics = CallMetrics()
         self.in_flight = 0
+        self.loading = True
 
     async def intercept_service(
         self,
@@ -56,6 +57,8 @@ class Shell(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         method = handler_call_details.method
+        if self.loading and method.startswith(_OWN_METHODS):
+            return _LOADING
         if method in self._handlers:
             return self._handlers[method]
         handler = await continuation(handler_call_details)
@@ -156,6 +159,15 @@ async def _abort(servicer_context: ServicerContext, failure: Exception) -> None:
         raise failure
     known = told(failure) if isinstance(failure, VigorlError) else unexpected(failure)
     await servicer_context.abort(code_of(known), known.message, trailing_metadata(known))
+
+
+async def _loading(request: object, servicer_context: ServicerContext) -> None:
+    refusal = RefusedCall("this server is still loading", reason="LOADING", infrastructure=True)
+    await servicer_context.abort(code_of(refusal), refusal.message, trailing_metadata(refusal))
+
+
+# Also right for a call whose answer would be a stream: it ends before its first message.
+_LOADING: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(_loading)
 
 
 async def _missing(request: object, servicer_context: ServicerContext) -> None:

