@@ -202,11 +202,11 @@ async def test_token_ids_that_do_not_fit_the_model_are_refused(
     elif spoil == "negative":
         ids[-1] = -1
     elif spoil == "stray placeholder":
-        ids[-1] = policy._renderer.image_pad
+        ids[-1] = tiny.renderer.image_pad
     elif spoil == "missing placeholder":
         ids[span.start] = ids[-1]
     else:
-        ids[span.start + span.length] = policy._renderer.image_pad
+        ids[span.start + span.length] = tiny.renderer.image_pad
         span = replace(span, length=span.length + 1)
     bad = replace(good, token_ids=tuple(ids), image_spans=(span,))
     for call in (policy.generate((bad,), seeds=[0], sampling=SAMPLED), policy.score((bad,))):

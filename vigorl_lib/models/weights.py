@@ -54,7 +54,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def shapes_of(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Shape of each tensor of a folder by name; reads the files' headers only. Raises PolicyError (WEIGHTS_UNREADABLE)."""
+    """Shape of each tensor of a folder by name, from the files' headers. Raises PolicyError (WEIGHTS_UNREADABLE)."""
     from safetensors import SafetensorError, safe_open
 
     shapes: dict[str, tuple[int, ...]] = {}

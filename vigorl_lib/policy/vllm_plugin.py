@@ -12,10 +12,12 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 _GREEDY_BELOW = 1e-5
+MAX_SLEEP_MS = 1
 
 
 def install() -> None:
@@ -23,6 +25,7 @@ def install() -> None:
     _end_with_parent()
     _do_without_torchvision()
     _temper_logprobs()
+    _wait_without_spinning()
 
 
 def _end_with_parent() -> None:
@@ -122,3 +125,26 @@ def _temper_logprobs() -> None:
             return plain.compute_logprobs(logits)
 
     gpu_model_runner.Sampler = TemperedSampler
+
+
+def _wait_without_spinning() -> None:
+    """On a CPU, processes of the engine that wait for each other sleep until they are told.
+
+    vLLM lets them spin for a second after each message. That is right beside a GPU; on a CPU they take the cores from
+    the process that they wait for.
+    """
+    from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
+    from vllm.platforms import current_platform
+
+    plain = SpinCondition.wait
+    if not current_platform.is_cpu() or plain.__name__ == "sleep_until_told":
+        return
+
+    def sleep_until_told(self: Any, timeout_ms: int | None = None) -> None:
+        if time.monotonic() > self.last_read + self.busy_loop_s:
+            plain(self, timeout_ms)
+        # The writer drops a message when the one before is still on its way, so the sleep is short.
+        elif self.local_notify_socket in dict(self.poller.poll(timeout=MAX_SLEEP_MS)):
+            self.local_notify_socket.recv(copy=False)
+
+    SpinCondition.wait = sleep_until_told
