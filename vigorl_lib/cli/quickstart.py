@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from vigorl_lib.cli.common import recipe_options, resolve, run_async
+from vigorl_lib.cli.up import engine_option, local_engine
 from vigorl_lib.errors import ConfigError
 from vigorl_lib.recipes.schema import RECIPES, Recipe
 
@@ -47,11 +48,12 @@ TITLES = {
     metavar="STAGE:KEY=VALUE",
     help="Override one key of one stage's recipe, e.g. captions:sft.steps=20.",
 )
+@engine_option
 @recipe_options(default="quickstart")
-def quickstart(recipe: Recipe, setup_seconds: float, stage_overrides: tuple[str, ...]) -> None:
+def quickstart(recipe: Recipe, setup_seconds: float, stage_overrides: tuple[str, ...], engine: str) -> None:
     """The whole story on this machine, in one command."""
     _check(recipe)
-    story = _Story(recipe, _by_stage(stage_overrides))
+    story = _Story(recipe, _by_stage(stage_overrides), engine)
     with _alone(Path(recipe.root)):
         story.claim()
         story.run()
@@ -59,19 +61,20 @@ def quickstart(recipe: Recipe, setup_seconds: float, stage_overrides: tuple[str,
 
 
 class _Story:
-    def __init__(self, recipe: Recipe, overrides: dict[str, list[str]]) -> None:
+    def __init__(self, recipe: Recipe, overrides: dict[str, list[str]], engine: str) -> None:
         from vigorl_lib.jobs.stages import StageRunner
         from vigorl_lib.storage.base import open_storage
 
         self.recipe = recipe
         self.overrides = overrides
+        self.engine = engine
         self.root = Path(recipe.root)
         self.storage = open_storage(recipe.root)
         self.stages = StageRunner(self.storage, f"runs/{recipe.run_id}", _announce)
 
     def claim(self) -> None:
         """Write what this run is made with, or refuse to continue one that was made with something else."""
-        settings = {"recipe": self.recipe.model_dump(mode="json"), "stages": self.overrides}
+        settings = {"recipe": self.recipe.model_dump(mode="json"), "stages": self.overrides, "engine": self.engine}
         key, data = f"runs/{self.recipe.run_id}/quickstart.json", json.dumps(settings, indent=2).encode()
         if not self.storage.create(key, data) and self.storage.read(key) != data:
             raise ConfigError(
@@ -177,7 +180,13 @@ class _Story:
             model = str(self.root / "models" / "tiny")
             return {"name": name, "engine": "scripted", "model": model, "scripted": scripted}
         model = str(self.root / "runs" / self.recipe.run_id / model_stage / "model")
-        return {"name": name, "engine": "transformers", "model": model, "max_batch": 128, "max_context_tokens": 1024}
+        return {
+            **local_engine(self.engine),
+            "name": name,
+            "model": model,
+            "max_batch": 128,
+            "max_context_tokens": 1024,
+        }
 
     def _services(self, policies: dict[str, dict[str, Any]]) -> Any:
         from vigorl_lib.cli.up import running_services

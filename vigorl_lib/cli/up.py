@@ -16,16 +16,33 @@ if TYPE_CHECKING:
     from vigorl_lib.jobs.local import Services
 
 
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["transformers", "vllm"]),
+    default="transformers",
+    show_default=True,
+    help="What runs the policy's model.",
+)
+
+
+def local_engine(engine: str) -> dict[str, Any]:
+    """Settings of a policy's engine that fit a small model on this machine."""
+    if engine == "vllm":
+        return {"engine": engine, "vllm": {"compile": False}}
+    return {"engine": engine}
+
+
 @click.command()
 @click.option(
     "--policy", "model", required=True, type=click.Path(exists=True, file_okay=False), help="Checkpoint folder."
 )
+@engine_option
 @click.option("--name", default="student", show_default=True, help="Name that the policy answers to.")
 @click.option("--trainable-by", default="", help="Run and stage that may update its weights, e.g. quickstart/grpo.")
 @click.option("--teacher", "dataset", help="Serve the scripted teacher, too, for this data set of --root.")
 @click.option("--root", default="runs/quickstart", show_default=True, help="Storage root of the services.")
 @click.option("--port", default=0, show_default=True, help="Port of the search service; 0 takes a free one.")
-def up(model: str, name: str, trainable_by: str, dataset: str | None, root: str, port: int) -> None:
+def up(model: str, engine: str, name: str, trainable_by: str, dataset: str | None, root: str, port: int) -> None:
     """Start the services on this machine, print their addresses, and keep them up until Ctrl-C."""
     from vigorl_lib.jobs.local import Services
 
@@ -33,7 +50,7 @@ def up(model: str, name: str, trainable_by: str, dataset: str | None, root: str,
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
-    own: dict[str, Any] = {"name": name, "engine": "transformers", "model": model, "trainable_by": trainable_by}
+    own: dict[str, Any] = {**local_engine(engine), "name": name, "model": model, "trainable_by": trainable_by}
     if trainable_by:
         own["weights_root"] = f"{root}/runs/{trainable_by}/weights"
     policies = {name: own}
@@ -72,10 +89,14 @@ def start_services(
     """Start environment, reward, the policies and search, wait until all serve, and return a `services` section."""
     services.launch("environment", "environment", {"root": root})
     services.launch("reward", "reward", {"root": root})
+    admin = {name: services.folder / f"policy-{name}.admin" for name in policies}
     for name, config in policies.items():
-        services.launch(f"policy-{name}", "policy", config)
+        admin[name].unlink(missing_ok=True)
+        services.launch(f"policy-{name}", "policy", {**config, "admin_address_file": str(admin[name])})
     targets = {
         "policies": {name: services.wait_ready(f"policy-{name}") for name in policies},
+        # Only a policy that a run may train listens there.
+        "policy_admin": {name: path.read_text().strip() for name, path in admin.items() if path.exists()},
         "environment": services.wait_ready("environment"),
         "reward": services.wait_ready("reward"),
     }

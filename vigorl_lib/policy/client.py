@@ -8,22 +8,24 @@ than asked for is passed over for the next. This module keeps no conversation an
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from vigorl_lib.domain.trajectory import Segment
 from vigorl_lib.errors import PolicyError
-from vigorl_lib.policy.base import Generation, PolicyInfo, Sampling
+from vigorl_lib.policy.base import Generation, PolicyInfo, Sampling, Scored, StreamEvent
 from vigorl_lib.policy.convert import (
+    event_from_proto,
     generation_from_proto,
     info_from_proto,
     sampling_to_proto,
     scored_from_proto,
 )
 from vigorl_lib.rpc.channels import Client, Connection, Connections
-from vigorl_lib.rpc.convert import ImageToProto, segment_to_proto
+from vigorl_lib.rpc.config import bearer_token
+from vigorl_lib.rpc.convert import ImageToProto, image_inline, segment_to_proto
 from vigorl_lib.rpc.gen.vigorl.policy.v1 import policy_service_pb2 as pb
-from vigorl_lib.rpc.gen.vigorl.policy.v1.policy_service_pb2_grpc import PolicyServiceStub
+from vigorl_lib.rpc.gen.vigorl.policy.v1.policy_service_pb2_grpc import PolicyAdminServiceStub, PolicyServiceStub
 
 if TYPE_CHECKING:
     # The typed face of the stub on an asyncio channel; it exists in the type stubs only.
@@ -35,9 +37,12 @@ T = TypeVar("T")
 class PolicyClient(Client):
     """`targets` is one address or several, separated by commas; `name` may be empty for a server's only policy."""
 
-    def __init__(self, targets: str, name: str = "", *, connections: Connections | None = None) -> None:
+    def __init__(
+        self, targets: str, name: str = "", *, admin: str = "", connections: Connections | None = None
+    ) -> None:
         super().__init__(targets, connections=connections)
         self.name = name
+        self._admin = [Connection(target.strip(), token=bearer_token(admin=True)) for target in admin.split(",") if target.strip()]
 
     async def generate(
         self,
@@ -63,10 +68,39 @@ class PolicyClient(Client):
 
         return generation_from_proto(prompt, await self._young_enough(prompt, ask))
 
-    async def score(self, prompt: Sequence[Segment]) -> tuple[Segment, ...]:
+    async def stream(
+        self,
+        prompt: Sequence[Segment],
+        *,
+        seed: int,
+        sampling: Sampling,
+        min_policy_version: int = 0,
+        request_id: str = "",
+    ) -> AsyncGenerator[StreamEvent]:
+        connection = self._connections[self._place(prompt)]
+
+        def request(image: ImageToProto) -> pb.StreamGenerateRequest:
+            return pb.StreamGenerateRequest(
+                policy=self.name,
+                prompt=[segment_to_proto(segment, image) for segment in prompt],
+                seed=seed,
+                sampling=sampling_to_proto(sampling),
+                min_policy_version=min_policy_version,
+                request_id=request_id,
+            )
+
+        async for response in connection.stream(_stub(connection).StreamGenerate, request(image_inline)):
+            yield event_from_proto(prompt, response)
+
+    async def score(
+        self, prompt: Sequence[Segment], *, min_policy_version: int = 0, request_id: str = ""
+    ) -> Scored:
         async def ask(connection: Connection, image: ImageToProto) -> pb.ScoreResponse:
             request = pb.ScoreRequest(
-                policy=self.name, segments=[segment_to_proto(segment, image) for segment in prompt]
+                policy=self.name,
+                segments=[segment_to_proto(segment, image) for segment in prompt],
+                min_policy_version=min_policy_version,
+                request_id=request_id,
             )
             return await connection.call(_stub(connection).Score, request, timeout_s=connection.config.timeout_s)
 
@@ -81,9 +115,9 @@ class PolicyClient(Client):
     async def update_weights(self, *, version: int, uri: str, run_id: str) -> PolicyInfo:
         """Tell every target, one after the other, so that the others go on answering."""
         request = pb.UpdateWeightsRequest(policy=self.name, version=version, uri=uri, run_id=run_id)
-        for connection in self._connections:
+        for connection in self._admin:
             answer = await connection.call(
-                _stub(connection).UpdateWeights, request, timeout_s=connection.config.timeout_s
+                connection.stub(PolicyAdminServiceStub).UpdateWeights, request, timeout_s=connection.config.timeout_s
             )
         return info_from_proto(answer.policy)
 

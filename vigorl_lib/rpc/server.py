@@ -34,7 +34,7 @@ from vigorl_lib.rpc.shell import Shell, watch_loop
 
 LIVENESS = "liveness"
 """Health name that a liveness probe asks; the empty name and the service's full name mean readiness."""
-PROBE_EVERY_S = 2.0
+PROBE_EVERY_S = 1.0
 PROBE_TIMEOUT_S = 20.0
 """A service that does not answer its own probe within this time is neither ready nor alive."""
 
