@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -14,7 +14,7 @@ from vigorl_lib.domain.example import Example
 from vigorl_lib.domain.geometry import ResizeRule
 from vigorl_lib.domain.trajectory import Segment
 from vigorl_lib.environment.config import ZoomConfig
-from vigorl_lib.policy.base import Generation, PolicyInfo, Sampling
+from vigorl_lib.policy.base import Generation, PolicyInfo, Sampling, Scored, StreamEvent, stream_whole
 from vigorl_lib.policy.config import PolicyConfig, ScriptedConfig
 from vigorl_lib.policy.scripted import ScriptedTeacher
 from vigorl_lib.rollout.task import TaskConfig
@@ -72,7 +72,18 @@ class SlottedPolicy:
             await asyncio.sleep(self.latency_s(number))
             self.busy.append((begin, time.monotonic()))
 
-    async def score(self, prompt: Sequence[Segment]) -> tuple[Segment, ...]:
+    def stream(
+        self,
+        prompt: Sequence[Segment],
+        *,
+        seed: int,
+        sampling: Sampling,
+        min_policy_version: int = 0,
+        request_id: str = "",
+    ) -> AsyncGenerator[StreamEvent]:
+        return stream_whole(self, prompt, seed=seed, sampling=sampling, min_policy_version=min_policy_version)
+
+    async def score(self, prompt: Sequence[Segment], *, min_policy_version: int = 0, request_id: str = "") -> Scored:
         return await self.inner.score(prompt)
 
     async def info(self) -> PolicyInfo:

@@ -35,10 +35,10 @@ def test_settings_that_would_not_reach_the_stages_are_refused(arguments: list[st
 
 def test_a_run_is_not_continued_with_another_seed(tmp_path: Path) -> None:
     """A finished seed 0 must not answer for seed 1."""
-    _Story(resolve("quickstart", (f"root={tmp_path}",)), {}).claim()
-    _Story(resolve("quickstart", (f"root={tmp_path}",)), {}).claim()
+    _Story(resolve("quickstart", (f"root={tmp_path}",)), {}, "transformers").claim()
+    _Story(resolve("quickstart", (f"root={tmp_path}",)), {}, "transformers").claim()
     with pytest.raises(ConfigError, match="other settings"):
-        _Story(resolve("quickstart", (f"root={tmp_path}", "seed=1")), {}).claim()
+        _Story(resolve("quickstart", (f"root={tmp_path}", "seed=1")), {}, "transformers").claim()
 
 
 def test_a_second_quickstart_waits_for_the_first(tmp_path: Path) -> None:

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+
+import grpc.aio
 
 from vigorl_lib.domain.geometry import ResizeRule
 from vigorl_lib.domain.image import Image
 from vigorl_lib.domain.trajectory import ImageSpan, Message, Origin, Role, Segment
 from vigorl_lib.errors import PolicyError
-from vigorl_lib.policy.base import Completion, FinishReason, Generation, PolicyInfo, Sampling
+from vigorl_lib.policy.base import (
+    Completion,
+    FinishReason,
+    Generation,
+    PolicyInfo,
+    Sampling,
+    Scored,
+    StreamEvent,
+    stream_whole,
+)
 from vigorl_lib.policy.client import PolicyClient
 from vigorl_lib.rpc.config import ServerConfig
-from vigorl_lib.rpc.gen.vigorl.policy.v1.policy_service_pb2_grpc import add_PolicyServiceServicer_to_server
-from vigorl_lib.rpc.server import Service, registrar, running
+from vigorl_lib.rpc.gen.vigorl.policy.v1.policy_service_pb2_grpc import (
+    add_PolicyAdminServiceServicer_to_server,
+    add_PolicyServiceServicer_to_server,
+)
+from vigorl_lib.rpc.server import Service, running
 from vigorl_lib.storage.served_images import open_image_cache
-from vigorl_services.policy.server import PolicyServer
+from vigorl_services.policy.server import PolicyAdminServer, PolicyServer
 
 INFO = PolicyInfo("fake", "fake", "none", "r0", 1, True, True, False, 4096, ResizeRule(28, 784, 12544))
 
@@ -60,9 +74,21 @@ class FakePolicy:
         )
         return Generation(tuple(map(_rendered, prompt)), completions, await self.info())
 
-    async def score(self, prompt: Sequence[Segment]) -> tuple[Segment, ...]:
+    def stream(
+        self,
+        prompt: Sequence[Segment],
+        *,
+        seed: int,
+        sampling: Sampling,
+        min_policy_version: int = 0,
+        request_id: str = "",
+    ) -> AsyncGenerator[StreamEvent]:
+        return stream_whole(self, prompt, seed=seed, sampling=sampling, min_policy_version=min_policy_version)
+
+    async def score(self, prompt: Sequence[Segment], *, min_policy_version: int = 0, request_id: str = "") -> Scored:
         rendered = map(_rendered, prompt)
-        return tuple(replace(segment, logprobs=(-1.0,) * len(segment.token_ids or ())) for segment in rendered)
+        scored = tuple(replace(segment, logprobs=(-1.0,) * len(segment.token_ids or ())) for segment in rendered)
+        return Scored(scored, await self.info())
 
     async def info(self) -> PolicyInfo:
         return replace(INFO, name=self.name, version=self.version)
@@ -95,8 +121,14 @@ async def served(
 
     @asynccontextmanager
     async def build() -> AsyncIterator[Service]:
-        server = PolicyServer(policy, policy.name, open_image_cache("", cache_bytes=cache_bytes))
-        register = registrar(add_PolicyServiceServicer_to_server, server)
+        served = PolicyServer(policy, policy.name, open_image_cache("", cache_bytes=cache_bytes))
+        admin = PolicyAdminServer(policy, policy.name)
+
+        def register(server: grpc.aio.Server) -> None:
+            # One listener for both is enough for a fake.
+            add_PolicyServiceServicer_to_server(served, server)
+            add_PolicyAdminServiceServicer_to_server(admin, server)
+
         yield Service("vigorl.policy.v1.PolicyService", register, policy.info)
 
     async with running(config or ServerConfig(drain_s=1.0), build, token=token) as address:

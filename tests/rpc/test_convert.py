@@ -19,7 +19,7 @@ from vigorl_lib.environment.base import Outcome
 from vigorl_lib.environment.config import ZoomConfig
 from vigorl_lib.errors import DataError
 from vigorl_lib.policy import convert as policy_convert
-from vigorl_lib.policy.base import Completion, FinishReason, Generation, PolicyInfo, Sampling
+from vigorl_lib.policy.base import Completion, FinishReason, Generation, PolicyInfo, Sampling, Scored
 from vigorl_lib.reward import convert as reward_convert
 from vigorl_lib.reward.base import RewardOutcome, Score
 from vigorl_lib.reward.config import RewardConfig
@@ -100,7 +100,7 @@ task_configs = st.builds(
     family=texts,
     mode=texts,
     prompt=texts,
-    temperature=st.floats(0, 10),
+    temperature=st.floats(0, 2),
     top_p=st.floats(0.001, 1.0),
     top_k=st.integers(0, 1000),
     max_turn_tokens=st.integers(1, 10_000),
@@ -150,11 +150,16 @@ def test_search_config(config: SearchConfig) -> None:
 @given(
     st.builds(
         Sampling,
-        temperature=st.floats(0, 10),
+        temperature=st.floats(0, 2),
         top_p=st.floats(0.001, 1.0),
         top_k=st.integers(0, 1000),
         max_tokens=st.integers(1, 10_000),
-        stop=st.lists(texts, max_size=3).map(tuple),
+        stop=st.lists(texts.filter(bool), max_size=3).map(tuple),
+        min_p=st.floats(0, 1),
+        repetition_penalty=st.floats(0.1, 10),
+        frequency_penalty=st.floats(-2, 2),
+        stop_token_ids=st.lists(st.integers(0, 2**32 - 1), max_size=3).map(tuple),
+        top_logprobs=st.integers(0, 20),
     )
 )
 def test_sampling(sampling: Sampling) -> None:
@@ -193,9 +198,10 @@ def test_a_generation_returns_the_prompt_rendered_and_sends_only_what_was_missin
 @given(st.lists(segments(), min_size=1, max_size=3))
 def test_scores_come_back_on_the_segments_that_were_sent(asked: list[Segment]) -> None:
     scored = policy_convert.scored_from_proto(
-        asked, over_the_wire(policy_convert.scored_to_proto(asked, asked, version=1))
+        asked, over_the_wire(policy_convert.scored_to_proto(asked, Scored(tuple(asked), INFO)))
     )
-    for before, after in zip(asked, scored, strict=True):
+    assert scored.policy == INFO
+    for before, after in zip(asked, scored.segments, strict=True):
         assert after.logprobs == before.logprobs
         assert after.messages == before.messages
 

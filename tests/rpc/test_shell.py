@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import grpc
 import grpc.aio
@@ -11,26 +14,36 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.rpc.fakes import FakePolicy, ask, prompt_of, served
-from vigorl_lib.errors import ConfigError, DataError, InternalError, PolicyError, RemoteError
+from vigorl_lib.errors import ConfigError, DataError, InternalError, PolicyError, RemoteError, VigorlError
 from vigorl_lib.policy.base import Sampling
 from vigorl_lib.policy.client import PolicyClient
 from vigorl_lib.policy.convert import sampling_to_proto
 from vigorl_lib.rpc.channels import Connections
 from vigorl_lib.rpc.config import MAX_MESSAGE_BYTES, ClientConfig, ServerConfig
+from vigorl_lib.rpc.errors import from_call
 from vigorl_lib.rpc.gen.vigorl.policy.v1 import policy_service_pb2 as pb
-from vigorl_lib.rpc.gen.vigorl.policy.v1.policy_service_pb2_grpc import PolicyServiceStub
+from vigorl_lib.rpc.gen.vigorl.policy.v1.policy_service_pb2_grpc import (
+    PolicyServiceServicer,
+    PolicyServiceStub,
+    add_PolicyServiceServicer_to_server,
+)
 from vigorl_lib.rpc.images import MAX_INLINE_BYTES
+from vigorl_lib.rpc.server import Service, registrar, running
+from vigorl_lib.storage.served_images import open_image_cache
+from vigorl_services.policy.server import PolicyServer
+
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 async def test_a_generation_comes_back_with_its_prompt_rendered() -> None:
     async with served(FakePolicy()) as address:
-        client = PolicyClient(address, "fake")
+        client = PolicyClient(address, "fake", admin=address)
         generation = await ask(client, "ab", seeds=[1, 2, 3])
         assert [completion.token_ids for completion in generation.completions] == [(1,), (2,), (3,)]
         assert generation.prompt[0].token_ids == (97, 98)
         again = await client.generate(generation.prompt, seeds=[4], sampling=Sampling())
         assert again.prompt == generation.prompt
-        assert (await client.score(prompt_of("ab")))[0].logprobs == (-1.0, -1.0)
+        assert (await client.score(prompt_of("ab"))).segments[0].logprobs == (-1.0, -1.0)
         assert (await client.update_weights(version=9, uri="x", run_id="r")).version == 9
         assert (await client.info()).version == 9
         await client.close()
@@ -85,11 +98,76 @@ async def test_a_request_out_of_bounds_is_refused_by_field(field: str, seeds: li
 
 
 async def test_a_declared_method_that_is_not_served_says_so() -> None:
-    async with served(FakePolicy()) as address, grpc.aio.insecure_channel(address) as channel:
+    @asynccontextmanager
+    async def build() -> AsyncIterator[Service]:
+        register = registrar(add_PolicyServiceServicer_to_server, PolicyServiceServicer())
+        yield Service("vigorl.policy.v1.PolicyService", register, FakePolicy().info)
+
+    async with running(ServerConfig(), build) as address, grpc.aio.insecure_channel(address) as channel:
         call = PolicyServiceStub(channel).StreamGenerate(pb.StreamGenerateRequest())
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call.read()
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_while_it_loads_a_server_is_alive_and_not_ready_and_says_so() -> None:
+    begun, go, failures = asyncio.Event(), asyncio.Event(), []
+    ready, failed = asyncio.Event(), asyncio.Event()
+    address = ""
+    policy = FakePolicy()
+    dead = PolicyError("the engine has ended", reason="ENGINE_FAILED", infrastructure=True)
+
+    async def alive() -> None:
+        if policy.fail is not None:
+            raise policy.fail
+
+    @asynccontextmanager
+    async def build() -> AsyncIterator[Service]:
+        begun.set()
+        await go.wait()
+        register = registrar(
+            add_PolicyServiceServicer_to_server, PolicyServer(policy, "fake", open_image_cache("", cache_bytes=1))
+        )
+        yield Service("vigorl.policy.v1.PolicyService", register, policy.info, alive)
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        listen = f"127.0.0.1:{free.getsockname()[1]}"
+
+    def fail(error: VigorlError) -> None:
+        failures.append(error)
+        failed.set()
+
+    async def serve() -> None:
+        nonlocal address
+        async with running(ServerConfig(listen=listen), build, on_failure=fail) as address:
+            ready.set()
+            await failed.wait()
+
+    task = asyncio.create_task(serve())
+    await begun.wait()
+    async with grpc.aio.insecure_channel(listen) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+
+        async def status(name: str) -> int:
+            return (await health.Check(health_pb2.HealthCheckRequest(service=name), timeout=5)).status
+
+        assert (await status("liveness"), await status("")) == (SERVING, NOT_SERVING)
+        for call in (
+            PolicyServiceStub(channel).GetPolicy(pb.GetPolicyRequest(), timeout=5),
+            PolicyServiceStub(channel).StreamGenerate(pb.StreamGenerateRequest(), timeout=5).read(),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call
+            assert from_call(caught.value, listen).reason == "LOADING"
+        go.set()
+        await ready.wait()
+        assert (await status("liveness"), await status("")) == (SERVING, SERVING)
+        assert (await PolicyServiceStub(channel).GetPolicy(pb.GetPolicyRequest(), timeout=5)).policy.name == "fake"
+        policy.fail = dead
+        async with asyncio.timeout(10):
+            await task
+    assert failures == [dead]
 
 
 async def test_a_call_ends_at_its_deadline_and_the_engine_is_told() -> None:

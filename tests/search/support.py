@@ -14,7 +14,7 @@ from vigorl_lib.domain.image import Image, digest
 from vigorl_lib.domain.trajectory import Origin, Segment
 from vigorl_lib.environment.config import ZoomConfig
 from vigorl_lib.environment.zoom import ZoomEnvironment
-from vigorl_lib.policy.base import Completion, FinishReason, Generation, PolicyInfo, Sampling
+from vigorl_lib.policy.base import Completion, FinishReason, Generation, PolicyInfo, Sampling, Scored
 from vigorl_lib.policy.config import PolicyConfig, ScriptedConfig
 from vigorl_lib.policy.scripted import ScriptedTeacher
 from vigorl_lib.reward.base import Reward
@@ -80,7 +80,7 @@ class WrittenPolicy:
         completions = tuple(Completion(text, (), (), FinishReason.STOP_STRING, 0) for text in texts)
         return Generation(tuple(prompt), completions, await self.info())
 
-    async def score(self, prompt: Sequence[Segment]) -> tuple[Segment, ...]:
+    async def score(self, prompt: Sequence[Segment], *, min_policy_version: int = 0, request_id: str = "") -> Scored:
         raise NotImplementedError
 
     async def info(self) -> PolicyInfo:

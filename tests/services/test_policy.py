@@ -9,7 +9,7 @@ import pytest
 from tests.services.conftest import DATASET, serving
 from vigorl_lib.domain.example import Example
 from vigorl_lib.domain.trajectory import Message, Origin, Role, Segment
-from vigorl_lib.errors import PolicyError
+from vigorl_lib.errors import ConfigError, PolicyError
 from vigorl_lib.policy.base import Sampling
 from vigorl_lib.policy.client import PolicyClient
 from vigorl_lib.policy.config import PolicyConfig, ScriptedConfig
@@ -38,12 +38,16 @@ async def test_the_tiny_model_says_the_same_through_grpc(tiny_folder: Path, exam
         assert [c.text for c in there.completions] == [c.text for c in here.completions]
         assert there.policy == here.policy
         scored = await client.score(there.prompt)
-        assert scored[0].logprobs == pytest.approx((await local.score(here.prompt))[0].logprobs, abs=1e-5)
+        assert scored.segments[0].logprobs == pytest.approx(
+            (await local.score(here.prompt)).segments[0].logprobs, abs=1e-5
+        )
+        *_, streamed = [event async for event in client.stream(prompt, seed=1, sampling=sampling)]
+        assert (streamed.text, streamed.token_ids) == (here.completions[0].text, here.completions[0].token_ids)
         with pytest.raises(PolicyError) as too_long:
             await client.generate((*prompt, *prompt, *prompt, *prompt), seeds=[1], sampling=sampling)
-        with pytest.raises(PolicyError) as not_ours:
+        with pytest.raises(ConfigError) as not_ours:
             await client.update_weights(version=1, uri="nowhere", run_id="r")
-        assert (too_long.value.reason, not_ours.value.reason) == ("CONTEXT_OVERFLOW", "NOT_TRAINABLE")
+        assert (too_long.value.reason, not_ours.value.reason) == ("CONTEXT_OVERFLOW", "ADMIN_TARGET_MISSING")
         await client.close()
     await local.close()
 

@@ -135,9 +135,7 @@ async def health(address: str, service: str) -> str:
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
 
 
-async def test_a_first_answer_takes_five_lines_and_equals_the_embedded_engines(
-    world: World, address: str
-) -> None:
+async def test_a_first_answer_takes_five_lines_and_equals_the_embedded_engines(world: World, address: str) -> None:
     client = PolicyClient(address)
     generation = await client.generate([prompt(scene_image(1))], seeds=[0], sampling=GREEDY)
     same(generation.completions[0], await greedy_of(world.model))
@@ -308,9 +306,7 @@ async def test_it_follows_current_and_an_update_hurries_it(world: World, address
     assert caught.value.reason == "WRONG_RUN"
     assert (await client.update_weights(version=2, uri=uri, run_id="run-1")).version == 2
     world.want(2)
-    generation = await client.generate(
-        [prompt(scene_image(1))], seeds=[0], sampling=GREEDY, min_policy_version=2
-    )
+    generation = await client.generate([prompt(scene_image(1))], seeds=[0], sampling=GREEDY, min_policy_version=2)
     same(generation.completions[0], await greedy_of(world.checkpoint(2)))
     async with grpc.aio.insecure_channel(address) as channel:
         method = channel.unary_unary("/vigorl.policy.v1.PolicyAdminService/UpdateWeights")
@@ -372,7 +368,7 @@ async def test_a_dead_engine_fails_liveness_and_ends_the_process_and_a_new_one_h
     assert await health(address, "liveness") == "SERVING"
     async with asyncio.timeout(10):
         # The update before may still be what readiness says.
-        while await health(address, "") != "SERVING":
+        while await health(address, "") != "SERVING":  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.1)
     children = world.process.children(recursive=True)
     core = next(child for child in children if "EngineCore" in " ".join([child.name(), *child.cmdline()]))
@@ -422,5 +418,3 @@ async def test_sigterm_drains_what_is_in_flight_and_leaves_no_process(world: Wor
     assert await asyncio.to_thread(process.wait, 30) == 0
     assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
     await client.close()
-
-

@@ -18,7 +18,7 @@ from vigorl_lib.domain.trajectory import Segment, StopReason, Trajectory
 from vigorl_lib.environment.base import Episode, Outcome
 from vigorl_lib.environment.config import ZoomConfig
 from vigorl_lib.errors import PolicyError, RewardError
-from vigorl_lib.policy.base import Completion, FinishReason, Generation, PolicyInfo, Sampling
+from vigorl_lib.policy.base import Completion, FinishReason, Generation, PolicyInfo, Sampling, Scored
 from vigorl_lib.reward.base import RewardOutcome, Score
 from vigorl_lib.reward.config import RewardConfig
 from vigorl_lib.rollout.task import TaskConfig
@@ -63,7 +63,7 @@ class Answers:
         said = Completion("<think> x </think>\n<answer> a </answer>", (7, 8), (-0.5, -0.5), FinishReason.END_OF_TURN, 0)
         return Generation(rendered, (said,) * len(seeds), INFO)
 
-    async def score(self, prompt: Sequence[Segment]) -> tuple[Segment, ...]:
+    async def score(self, prompt: Sequence[Segment], *, min_policy_version: int = 0, request_id: str = "") -> Scored:
         raise NotImplementedError
 
     async def info(self) -> PolicyInfo:

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from vigorl_lib.domain.trajectory import Segment
-from vigorl_lib.errors import PolicyError
+from vigorl_lib.errors import ConfigError, PolicyError
 from vigorl_lib.policy.base import Generation, PolicyInfo, Sampling, Scored, StreamEvent
 from vigorl_lib.policy.convert import (
     event_from_proto,
@@ -42,7 +42,9 @@ class PolicyClient(Client):
     ) -> None:
         super().__init__(targets, connections=connections)
         self.name = name
-        self._admin = [Connection(target.strip(), token=bearer_token(admin=True)) for target in admin.split(",") if target.strip()]
+        self._admin = [
+            Connection(target.strip(), token=bearer_token(admin=True)) for target in admin.split(",") if target.strip()
+        ]
 
     async def generate(
         self,
@@ -92,9 +94,7 @@ class PolicyClient(Client):
         async for response in connection.stream(_stub(connection).StreamGenerate, request(image_inline)):
             yield event_from_proto(prompt, response)
 
-    async def score(
-        self, prompt: Sequence[Segment], *, min_policy_version: int = 0, request_id: str = ""
-    ) -> Scored:
+    async def score(self, prompt: Sequence[Segment], *, min_policy_version: int = 0, request_id: str = "") -> Scored:
         async def ask(connection: Connection, image: ImageToProto) -> pb.ScoreResponse:
             request = pb.ScoreRequest(
                 policy=self.name,
@@ -113,7 +113,15 @@ class PolicyClient(Client):
         return info_from_proto(answer.policy)
 
     async def update_weights(self, *, version: int, uri: str, run_id: str) -> PolicyInfo:
-        """Tell every target, one after the other, so that the others go on answering."""
+        """Tell every target, one after the other, so that the others go on answering.
+
+        Raises ConfigError (ADMIN_TARGET_MISSING) where none is known.
+        """
+        if not self._admin:
+            raise ConfigError(
+                f"nobody has said where policy {self.name!r} takes new weights; set services.policy_admin.{self.name}",
+                reason="ADMIN_TARGET_MISSING",
+            )
         request = pb.UpdateWeightsRequest(policy=self.name, version=version, uri=uri, run_id=run_id)
         for connection in self._admin:
             answer = await connection.call(

@@ -26,6 +26,8 @@ class ServicesConfig(Section):
 
     policies: dict[str, str] = Field(default_factory=dict)
     """Target of each named policy."""
+    policy_admin: dict[str, str] = Field(default_factory=dict)
+    """Where each policy that a run trains takes new weights: a listener of its own."""
     environment: str = LOCAL
     reward: str = LOCAL
     search: str = ""
@@ -68,7 +70,7 @@ def _policy(services: ServicesConfig, policy: str | Policy) -> Policy:
             reason="POLICY_UNKNOWN",
             policy=policy,
         )
-    return PolicyClient(services.policies[policy], policy)
+    return PolicyClient(services.policies[policy], policy, admin=services.policy_admin.get(policy, ""))
 
 
 def _environment(target: str) -> Environment:

@@ -15,11 +15,11 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -59,7 +59,8 @@ class Service:
 
     full_name: str
     """As in the proto, for health checks and reflection."""
-    register: Callable[[grpc.aio.Server], None]
+    register: Callable[[Any], None]
+    """Adds the handlers to what it gets, which takes them as a `grpc.aio.Server` does."""
     probe: Callable[[], Awaitable[object]]
     """Returns while the service can work; asked every few seconds. Raises VigorlError for as long as it cannot."""
     alive: Callable[[], Awaitable[object]] | None = None
@@ -99,17 +100,18 @@ async def running(
     address = _bind(server, config, token)
     status = _HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
+    late = _LateHandlers()
+    server.add_generic_rpc_handlers((late,))
     await status.set("", _NOT_SERVING)
     await status.set(LIVENESS, _SERVING)
     await server.start()
     watchers: list[asyncio.Task[None]] = []
     try:
         async with build() as service:
-            # Handlers may join a server that has started: it looks them up at each call.
-            service.register(server)
+            service.register(late)
             if config.reflection and token is None:
                 names = (service.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
-                reflection.enable_server_reflection(names, server)
+                reflection.enable_server_reflection(names, cast(grpc.aio.Server, late))
             await service.probe()
             shell.loading = False
             for name in ("", service.full_name):
@@ -129,6 +131,22 @@ async def running(
     finally:
         # Also where the service could not be built.
         await server.stop(0)
+
+
+class _LateHandlers(grpc.GenericRpcHandler):
+    """Takes handlers like a server, and does so after the server has started, which servers refuse to."""
+
+    def __init__(self) -> None:
+        self._handlers: list[grpc.GenericRpcHandler] = []
+
+    def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        self._handlers.extend(handlers)
+
+    def add_registered_method_handlers(self, service: str, handlers: object) -> None:
+        """The same methods come by `add_generic_rpc_handlers` too; this way is only an optimisation of servers."""
+
+    def service(self, call: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        return next((found for handler in self._handlers if (found := handler.service(call)) is not None), None)
 
 
 async def _watch_health(service: Service, status: Any, on_failure: Callable[[VigorlError], None] | None) -> None:
@@ -270,6 +288,6 @@ def _start_metrics(port: int) -> None:
         raise ConfigError(f"metrics port {port}: {error.strerror}; choose another", reason="PORT_BUSY") from None
 
 
-def registrar(add: Callable[[Any, grpc.aio.Server], None], servicer: object) -> Callable[[grpc.aio.Server], None]:
+def registrar(add: Callable[[Any, Any], None], servicer: object) -> Callable[[Any], None]:
     """`Service.register` from a generated `add_…_to_server` and the servicer."""
     return lambda server: add(servicer, server)

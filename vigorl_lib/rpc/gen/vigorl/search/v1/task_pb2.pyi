@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class TaskSettings(_message.Message):
-    __slots__ = ("family", "mode", "prompt", "temperature", "top_p", "top_k", "max_turn_tokens", "max_tokens", "observation_text_tokens", "force_answer", "zoom")
+    __slots__ = ("family", "mode", "prompt", "temperature", "top_p", "top_k", "max_turn_tokens", "max_tokens", "observation_text_tokens", "force_answer", "zoom", "point_frame")
     FAMILY_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -19,6 +19,7 @@ class TaskSettings(_message.Message):
     OBSERVATION_TEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     FORCE_ANSWER_FIELD_NUMBER: _ClassVar[int]
     ZOOM_FIELD_NUMBER: _ClassVar[int]
+    POINT_FRAME_FIELD_NUMBER: _ClassVar[int]
     family: str
     mode: str
     prompt: str
@@ -30,7 +31,8 @@ class TaskSettings(_message.Message):
     observation_text_tokens: int
     force_answer: bool
     zoom: _zoom_pb2.ZoomConfig
-    def __init__(self, family: _Optional[str] = ..., mode: _Optional[str] = ..., prompt: _Optional[str] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., max_turn_tokens: _Optional[int] = ..., max_tokens: _Optional[int] = ..., observation_text_tokens: _Optional[int] = ..., force_answer: _Optional[bool] = ..., zoom: _Optional[_Union[_zoom_pb2.ZoomConfig, _Mapping]] = ...) -> None: ...
+    point_frame: str
+    def __init__(self, family: _Optional[str] = ..., mode: _Optional[str] = ..., prompt: _Optional[str] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., max_turn_tokens: _Optional[int] = ..., max_tokens: _Optional[int] = ..., observation_text_tokens: _Optional[int] = ..., force_answer: _Optional[bool] = ..., zoom: _Optional[_Union[_zoom_pb2.ZoomConfig, _Mapping]] = ..., point_frame: _Optional[str] = ...) -> None: ...
 
 class SearchSettings(_message.Message):
     __slots__ = ("simulations", "children", "rollouts_per_child", "c_ucb", "max_depth", "rollout_max_steps", "dedup_radius_px", "stop_when_solved", "trees_in_flight", "limit")
