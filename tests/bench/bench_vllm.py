@@ -117,8 +117,8 @@ async def _alone(policy: VllmPolicy, scenes: list[Example], number: int) -> int:
     """The same request straight to vLLM's `generate`: the rendering is ours, admission, gate and answer are not."""
     prepared, sampling = policy._intake.to_generate(_prompt(scenes[number % len(scenes)]), SAMPLING)
     inputs: Any
-    (inputs,) = await policy._engine.renderer.render_cmpl_async([policy._dialect.prompt(prepared)])
+    (inputs,) = await policy._calls.engine.renderer.render_cmpl_async([policy._dialect.prompt(prepared)])
     params = policy._dialect.sampling(sampling, number, whole=True)
-    async for output in policy._engine.generate(inputs, params, f"alone-{number}-{time.monotonic_ns()}"):
+    async for output in policy._calls.engine.generate(inputs, params, f"alone-{number}-{time.monotonic_ns()}"):
         return len(output.outputs[0].token_ids)
     return 0

@@ -276,7 +276,7 @@ async def test_cancelling_aborts_in_the_engine_and_leaves_its_image_cache_whole(
             await task
         assert (await policy.generate(segments, seeds=[1], sampling=SAMPLED)).completions
     async with asyncio.timeout(10):
-        while policy._engine.get_num_unfinished_requests():  # noqa: ASYNC110 - the engine has no event of ours
+        while policy._calls.engine.get_num_unfinished_requests():  # noqa: ASYNC110 - the engine has no event of ours
             await asyncio.sleep(0.01)
 
 

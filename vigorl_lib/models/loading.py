@@ -67,7 +67,7 @@ def load_renderer(uri: str) -> ChatRenderer:
 
 def describe(uri: str, *, max_pixels: int = 0) -> tuple[Family, ResizeRule]:
     """What a checkpoint is and how it sees images, by two JSON files alone: a wrong folder costs no import of torch."""
-    config, preprocessor = _read_json(uri, CONFIG), _read_json(uri, PREPROCESSOR)
+    config, preprocessor = read_json(uri, CONFIG), read_json(uri, PREPROCESSOR)
     family = family_of(config)
     size = preprocessor.get("size") or {}
     # Checkpoints of the older families name the area limits themselves.
@@ -92,7 +92,8 @@ def save_model(
     image_processor.save_pretrained(folder)
 
 
-def _read_json(uri: str, name: str) -> dict[str, Any]:
+def read_json(uri: str, name: str) -> dict[str, Any]:
+    """A JSON file of a checkpoint. Raises PolicyError (CHECKPOINT_MISSING, CHECKPOINT_INVALID)."""
     try:
         values = json.loads(open_storage(uri).read(name))
     except ObjectNotFound:

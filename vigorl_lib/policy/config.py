@@ -52,6 +52,16 @@ class VllmConfig(Section):
     """torch.compile and CUDA graphs: slower to start, faster to run. Small models on a CPU do without."""
 
 
+class ViewConfig(Section):
+    """How images are shown to a model whose own resize rule is not known: its points are pixels of what it is shown."""
+
+    factor: int = Field(default=28, ge=1)
+    """Sides are multiples of this, pixels."""
+    min_pixels: int = Field(default=56 * 56, ge=1)
+    """Area of the smallest view."""
+    max_pixels: int = Field(default=1280 * 28 * 28, ge=1)
+
+
 class OpenAiConfig(Section):
     """An OpenAI-compatible endpoint. The key comes from the environment, see `OpenAiCredentials`."""
 
@@ -110,6 +120,7 @@ class PolicyConfig(Section):
     scripted: ScriptedConfig = ScriptedConfig()
     vllm: VllmConfig = VllmConfig()
     openai: OpenAiConfig = OpenAiConfig()
+    view: ViewConfig = ViewConfig()
 
     @model_validator(mode="after")
     def _check_scripted(self) -> PolicyConfig:

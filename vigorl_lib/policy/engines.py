@@ -14,15 +14,26 @@ def open_policy(config: PolicyConfig) -> Engine:
 
             return TransformersPolicy.open(config)
         case "vllm":
-            from vigorl_lib.policy.vllm import VllmPolicy
-
-            return VllmPolicy.open(config)
+            return _open_vllm(config)
         case "openai":
             from vigorl_lib.policy.openai import OpenAiPolicy
 
             return OpenAiPolicy.open(config)
         case "scripted":
             return _open_scripted(config)
+
+
+def _open_vllm(config: PolicyConfig) -> Engine:
+    from vigorl_lib.models.families import find_family
+    from vigorl_lib.models.loading import CONFIG, read_json
+
+    if find_family(read_json(config.model, CONFIG)) is None:
+        from vigorl_lib.policy.vllm_generic import GenericVllmPolicy
+
+        return GenericVllmPolicy.open(config)
+    from vigorl_lib.policy.vllm import VllmPolicy
+
+    return VllmPolicy.open(config)
 
 
 def _open_scripted(config: PolicyConfig) -> Engine:

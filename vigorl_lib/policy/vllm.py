@@ -11,12 +11,12 @@ an answer look like to vLLM is `vigorl_lib.policy.vllm_dialect`, how the engine 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vigorl_lib.domain.trajectory import Segment
@@ -36,13 +36,11 @@ from vigorl_lib.policy.config import PolicyConfig
 from vigorl_lib.policy.gate import UpdateGate
 from vigorl_lib.policy.intake import Intake, Prepared, with_logprobs
 from vigorl_lib.policy.metrics import PolicyMetrics
+from vigorl_lib.policy.vllm_calls import EngineCalls, gather_all
 from vigorl_lib.policy.vllm_dialect import VllmDialect
 from vigorl_lib.policy.vllm_weights import WeightsUpdater
 
 if TYPE_CHECKING:
-    from vllm.outputs import RequestOutput
-    from vllm.v1.engine.async_llm import AsyncLLM
-
     from vigorl_lib.policy.vllm_engine import StartedEngine
 
 log = logging.getLogger(__name__)
@@ -64,7 +62,6 @@ class VllmPolicy:
 
     def __init__(self, started: StartedEngine, config: PolicyConfig) -> None:
         self._config = config
-        self._started: StartedEngine | None = started
         self._intake = Intake(
             config,
             started.renderer,
@@ -73,12 +70,11 @@ class VllmPolicy:
             trained_context=started.trained_context,
         )
         self._dialect = VllmDialect(started.renderer, config.name)
-        self._weights = WeightsUpdater(started, config)
+        self._weights = WeightsUpdater(started.launched, config)
         self._gate = UpdateGate()
         self._updating = asyncio.Lock()
-        self._samples = 0
-        self._numbers = itertools.count()
         self._metrics = PolicyMetrics(config.name)
+        self._calls = EngineCalls(started.launched, config, self._metrics)
         self._metrics.version(self._weights.version)
 
     @classmethod
@@ -104,7 +100,7 @@ class VllmPolicy:
             async with self._version(min_policy_version) as version:
                 waited_s = time.monotonic() - begin
                 inputs = await self._engine_input(prepared)
-                answers = await _gather(
+                answers = await gather_all(
                     self._sample(inputs, prepared, sampling, seed, version, request_id) for seed in seeds
                 )
         for answer in answers:
@@ -134,10 +130,11 @@ class VllmPolicy:
             prepared, sampling = await asyncio.to_thread(self._intake.to_generate, prompt, sampling)
             async with self._version(min_policy_version) as version:
                 yield StreamStart(prepared.segments, self._intake.info(version))
-                inputs = await self._engine_input(prepared)
+                again = partial(self._engine_input, prepared)
+                inputs = await again()
                 params = self._dialect.sampling(sampling, seed, whole=False)
                 pieces = self._dialect.pieces()
-                async with aclosing(self._outputs(inputs, prepared, params, request_id)) as outputs:
+                async with aclosing(self._calls.outputs(inputs, again, params, request_id)) as outputs:
                     async for output in outputs:
                         (piece,) = output.outputs
                         yield pieces.add(piece)
@@ -150,8 +147,8 @@ class VllmPolicy:
         async with self._admitted(1):
             prepared = await asyncio.to_thread(self._intake.to_score, prompt)
             async with self._version(min_policy_version) as version:
-                inputs = await self._engine_input(prepared)
-                output = await self._whole(inputs, prepared, self._dialect.scoring(), request_id)
+                again = partial(self._engine_input, prepared)
+                output = await self._calls.whole(await again(), again, self._dialect.scoring(), request_id)
         logprobs = self._dialect.prompt_logprobs(output)
         return Scored(with_logprobs(prepared.segments, logprobs), self._intake.info(version))
 
@@ -159,16 +156,10 @@ class VllmPolicy:
         return self._intake.info(self._weights.version)
 
     async def state(self) -> PolicyState:
-        if self._engine.errored or self._weights.broken:
+        state = await self._calls.state()
+        if state is PolicyState.FAILED or self._weights.broken:
             return PolicyState.FAILED
-        if self._gate.closed:
-            return PolicyState.UPDATING
-        try:
-            await self._engine.is_paused()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the engine did not answer
-            log.error("the engine of policy %s does not answer: %s", self._config.name, error)
-            return PolicyState.FAILED
-        return PolicyState.SERVING
+        return PolicyState.UPDATING if self._gate.closed else state
 
     async def update_weights(self, *, version: int, uri: str, run_id: str) -> PolicyInfo:
         """As the protocol says: drain what is in flight, load all tensors or keep the old ones, go on.
@@ -183,14 +174,8 @@ class VllmPolicy:
 
     async def close(self) -> None:
         """End the engine's processes; what is in flight is lost, so drain first. A closed policy takes no request."""
-        if self._started is None:
-            return
-        started, self._started = self._started, None
-        # It would take the end of the processes for a failure, and log it as one.
-        if started.engine.output_handler is not None:
-            started.engine.output_handler.cancel()
         self._weights.close()
-        await asyncio.to_thread(started.close)
+        await self._calls.close()
 
     async def _update(self, version: int, uri: str) -> None:
         async with self._updating:
@@ -215,34 +200,12 @@ class VllmPolicy:
             loaded - drained,
         )
 
-    @property
-    def _engine(self) -> AsyncLLM:
-        """Raises PolicyError (ENGINE_CLOSED)."""
-        if self._started is None:
-            raise PolicyError(
-                f"policy {self._config.name} is shutting down", reason="ENGINE_CLOSED", infrastructure=True
-            )
-        return self._started.engine
-
     @asynccontextmanager
     async def _admitted(self, samples: int) -> AsyncIterator[None]:
-        """Raises PolicyError (OVERLOADED, ENGINE_FAILED, ENGINE_CLOSED)."""
-        if self._engine.errored or self._weights.broken:
-            raise self._dead()
-        limit = self._config.max_batch + self._config.max_queued
-        if self._samples + samples > limit:
-            raise PolicyError(
-                f"policy {self._config.name} has {self._samples} samples in flight of at most {limit}; try later",
-                reason="OVERLOADED",
-                infrastructure=True,
-            )
-        self._samples += samples
-        self._metrics.in_flight(self._samples)
-        try:
+        if self._weights.broken:
+            raise self._calls.dead()
+        async with self._calls.admitted(samples):
             yield
-        finally:
-            self._samples -= samples
-            self._metrics.in_flight(self._samples)
 
     @asynccontextmanager
     async def _version(self, wanted: int) -> AsyncIterator[int]:
@@ -259,7 +222,7 @@ class VllmPolicy:
         sequence = prepared.sequence
         prompt = self._dialect.prompt(prepared)
         self._metrics.images(len(sequence.image_spans))
-        (inputs,) = await self._engine.renderer.render_cmpl_async([prompt])
+        (inputs,) = await self._calls.engine.renderer.render_cmpl_async([prompt])
         if tuple(inputs["prompt_token_ids"]) != sequence.token_ids:
             raise PolicyError(
                 f"the engine of policy {self._config.name} expands this prompt's images to other tokens than its "
@@ -271,7 +234,8 @@ class VllmPolicy:
     async def _sample(
         self, inputs: Any, prepared: Prepared, sampling: Sampling, seed: int, version: int, request_id: str
     ) -> _Answer:
-        output = await self._whole(inputs, prepared, self._dialect.sampling(sampling, seed, whole=True), request_id)
+        params = self._dialect.sampling(sampling, seed, whole=True)
+        output = await self._calls.whole(inputs, partial(self._engine_input, prepared), params, request_id)
         times: Any = output.metrics
         return _Answer(
             self._dialect.completion(output.outputs[0], sampling, version),
@@ -280,62 +244,3 @@ class VllmPolicy:
             engine_s=max(0.0, times.last_token_ts - times.scheduled_ts),
             first_token_s=times.first_token_latency,
         )
-
-    async def _whole(self, inputs: Any, prepared: Prepared, params: Any, request_id: str) -> RequestOutput:
-        """The only output of a request. Raises PolicyError (GENERATION_ABORTED) if it had none."""
-        async with aclosing(self._outputs(inputs, prepared, params, request_id)) as outputs:
-            async for output in outputs:
-                return output
-        raise PolicyError("the engine ended a request without an answer", reason="GENERATION_ABORTED")
-
-    async def _outputs(
-        self, inputs: Any, prepared: Prepared, params: Any, request_id: str
-    ) -> AsyncGenerator[RequestOutput]:
-        """What vLLM answers, its failures translated. Leaving the loop aborts the request in the engine."""
-        from vllm.exceptions import RetryableRequestError, VLLMClientError, VLLMServerError
-        from vllm.v1.engine.exceptions import EngineDeadError
-
-        begun = False
-        for attempt in range(2):
-            name = f"{request_id or 'request'}-{next(self._numbers)}"
-            try:
-                async with aclosing(self._engine.generate(inputs, params, name)) as outputs:
-                    async for output in outputs:
-                        begun = True
-                        yield output
-                return
-            except RetryableRequestError:
-                # A caller who left between processing an image and sending it leaves a hole in the engine's cache of
-                # processed images; vLLM notices, forgets the image, and wants it once more.
-                if attempt or begun:
-                    raise self._failed() from None
-                inputs = await self._engine_input(prepared)
-            except VLLMClientError as error:
-                raise PolicyError(str(error), reason="PROMPT_INVALID") from error
-            except (EngineDeadError, VLLMServerError) as error:
-                raise (self._dead() if self._engine.errored else self._failed()) from error
-
-    def _failed(self) -> PolicyError:
-        return PolicyError(
-            f"the engine of policy {self._config.name} failed on this request; its log has the reason",
-            reason="ENGINE_FAILED",
-            infrastructure=True,
-        )
-
-    def _dead(self) -> PolicyError:
-        return PolicyError(
-            f"the engine of policy {self._config.name} has ended; its server must be started again",
-            reason="ENGINE_FAILED",
-            infrastructure=True,
-        )
-
-
-async def _gather(work: Iterable[Coroutine[Any, Any, _Answer]]) -> list[_Answer]:
-    """All answers in order; the first failure ends the others, and is the one that is raised."""
-    tasks = [asyncio.ensure_future(one) for one in work]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

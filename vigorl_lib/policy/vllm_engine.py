@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from vigorl_lib.errors import PolicyError
 from vigorl_lib.models.chat import ChatRenderer
 from vigorl_lib.models.families import Family
-from vigorl_lib.models.loading import CONFIG, describe, load_tokenizer, local_folder
+from vigorl_lib.models.loading import CONFIG, describe, load_tokenizer, local_folder, read_json
 from vigorl_lib.policy.base import MAX_TOP_LOGPROBS
 from vigorl_lib.policy.config import PolicyConfig
 from vigorl_lib.policy.vllm_plugin import install
@@ -53,42 +53,70 @@ ENVIRONMENT = {
 
 
 @dataclass(frozen=True, slots=True)
-class StartedEngine:
-    """A running engine and what was read from its checkpoint. `checkpoint` is a folder on this machine."""
+class LaunchedEngine:
+    """A running engine, the checkpoint that it came from (a folder on this machine), and the weights that it holds."""
 
     engine: AsyncLLM
-    renderer: ChatRenderer
-    family: Family
-    vocabulary: int
-    trained_context: int
     checkpoint: Path
+    values: dict[str, Any]
+    """config.json."""
     tied: bool
     version: int
     weights: FetchedWeights
     _resources: ExitStack
 
+    @property
+    def text_values(self) -> dict[str, Any]:
+        """The language model's part of config.json, which older checkpoints keep at the top."""
+        return {**self.values, **(self.values.get("text_config") or {})}
+
     def close(self) -> None:
         """End the engine's processes and delete what was downloaded. Blocks."""
         self.engine.shutdown()
+        # Its finaliser does it again, and fails where it runs as late as at the end of the interpreter.
+        self.engine.shutdown = lambda timeout=None: None
         self._resources.close()
 
 
+@dataclass(frozen=True, slots=True)
+class StartedEngine:
+    """A running engine of a declared family, and what renders for it."""
+
+    launched: LaunchedEngine
+    renderer: ChatRenderer
+    family: Family
+    vocabulary: int
+    trained_context: int
+
+
 def start(config: PolicyConfig) -> StartedEngine:
+    """`launch` for a checkpoint of a declared family. Raises PolicyError (CHECKPOINT_UNSUPPORTED) for another."""
+    family, resize = describe(config.model, max_pixels=config.max_image_pixels)
+    launched = launch(config)
+    text = launched.text_values
+    return StartedEngine(
+        launched,
+        ChatRenderer(load_tokenizer(launched.checkpoint), resize),
+        family,
+        vocabulary=int(text["vocab_size"]),
+        trained_context=int(text["max_position_embeddings"]),
+    )
+
+
+def launch(config: PolicyConfig) -> LaunchedEngine:
     """A ready engine with the version that `CURRENT` names, or else with the checkpoint's own weights. Blocks.
 
     Raises PolicyError (CHECKPOINT_…, TIED_EMBEDDINGS, WEIGHTS_MISMATCH, ENGINE_FAILED, ENGINE_MISSING), StorageError.
     """
-    family, resize = describe(config.model, max_pixels=config.max_image_pixels)
     with ExitStack() as stack, _progress(config):
         checkpoint = stack.enter_context(local_folder(config.model, weights=True))
-        values = json.loads((checkpoint / CONFIG).read_bytes())
-        text = {**values, **(values.get("text_config") or {})}
+        values = read_json(str(checkpoint), CONFIG)
+        text = values.get("text_config") or {}
         tied = bool(values.get("tie_word_embeddings", text.get("tie_word_embeddings", False)))
         weights, version = FetchedWeights(checkpoint), 0
         if config.weights_root and (current := read_current(open_storage(config.weights_root))) is not None:
             weights, version = fetch(current.uri), current.version
             check_fits(weights.folder, checkpoint, tied=tied)
-        renderer = ChatRenderer(load_tokenizer(checkpoint), resize)
         folder = stack.enter_context(_merged(checkpoint, weights.folder))
         on_cpu = _prepare_vllm(config)
         if tied and on_cpu and config.trainable_by:
@@ -99,18 +127,7 @@ def start(config: PolicyConfig) -> StartedEngine:
             )
         engine = _open_engine(config, folder, _dtype(config, values), on_cpu=on_cpu)
         resources = stack.pop_all()
-    return StartedEngine(
-        engine,
-        renderer,
-        family,
-        vocabulary=int(text["vocab_size"]),
-        trained_context=int(text["max_position_embeddings"]),
-        checkpoint=checkpoint,
-        tied=tied,
-        version=version,
-        weights=weights,
-        _resources=resources,
-    )
+    return LaunchedEngine(engine, checkpoint, values, tied, version, weights, resources)
 
 
 def _prepare_vllm(config: PolicyConfig) -> bool:

@@ -21,7 +21,7 @@ from vigorl_lib.policy.config import PolicyConfig
 from vigorl_lib.storage import commit
 
 if TYPE_CHECKING:
-    from vigorl_lib.policy.vllm_engine import StartedEngine
+    from vigorl_lib.policy.vllm_engine import LaunchedEngine
 
 log = logging.getLogger(__name__)
 
@@ -90,13 +90,13 @@ def _canonical(name: str) -> str:
 class WeightsUpdater:
     """The weights that an engine holds. `broken` after a failed update whose old weights could not be restored."""
 
-    def __init__(self, started: StartedEngine, config: PolicyConfig) -> None:
-        self._engine: Any = started.engine
-        self._checkpoint = started.checkpoint
-        self._tied = started.tied
+    def __init__(self, launched: LaunchedEngine, config: PolicyConfig) -> None:
+        self._engine: Any = launched.engine
+        self._checkpoint = launched.checkpoint
+        self._tied = launched.tied
         self._name = config.name
-        self.version = started.version
-        self.loaded = started.weights
+        self.version = launched.version
+        self.loaded = launched.weights
         self.broken = False
 
     def fetch(self, uri: str) -> FetchedWeights:
