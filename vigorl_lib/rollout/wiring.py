@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -17,12 +18,19 @@ from vigorl_lib.environment.base import Environment
 from vigorl_lib.errors import ConfigError
 from vigorl_lib.policy.base import Policy
 from vigorl_lib.reward.base import Reward
+from vigorl_lib.rpc.config import ClientConfig
+
+if TYPE_CHECKING:
+    from vigorl_lib.rpc.channels import Connections
 
 LOCAL = "local"
 
 
 class ServicesConfig(Section):
-    """Addresses as gRPC targets, for example `127.0.0.1:50051` or `dns:///name:port`."""
+    """Addresses as gRPC targets, for example `127.0.0.1:50051` or `dns:///name:port`.
+
+    Several replicas stand side by side with commas, or behind the name of a headless service.
+    """
 
     policies: dict[str, str] = Field(default_factory=dict)
     """Target of each named policy."""
@@ -32,6 +40,8 @@ class ServicesConfig(Section):
     reward: str = LOCAL
     search: str = ""
     """Target of the search service, for the commands that ask it."""
+    client: ClientConfig = ClientConfig()
+    """Deadlines and TLS of all calls to these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +59,23 @@ async def connect(services: ServicesConfig, policy: str | Policy) -> AsyncIterat
 
     Raises ConfigError (POLICY_UNKNOWN) for a name without an address.
     """
-    wired = Wired(_policy(services, policy), _environment(services.environment), _reward(services.reward))
+    from vigorl_lib.rpc.channels import Connections
+
+    connections = Connections(services.client)
+    wired = Wired(
+        _policy(services, policy, connections),
+        _environment(services.environment, connections),
+        _reward(services.reward, connections),
+    )
     try:
         yield wired
     finally:
         for part in (wired.policy, wired.environment, wired.reward):
             await part.close()
+        await connections.close()
 
 
-def _policy(services: ServicesConfig, policy: str | Policy) -> Policy:
+def _policy(services: ServicesConfig, policy: str | Policy, connections: Connections) -> Policy:
     if not isinstance(policy, str):
         return policy
     from vigorl_lib.policy.client import PolicyClient
@@ -70,24 +88,25 @@ def _policy(services: ServicesConfig, policy: str | Policy) -> Policy:
             reason="POLICY_UNKNOWN",
             policy=policy,
         )
-    return PolicyClient(services.policies[policy], policy, admin=services.policy_admin.get(policy, ""))
+    admin = services.policy_admin.get(policy, "")
+    return PolicyClient(services.policies[policy], policy, admin=admin, connections=connections)
 
 
-def _environment(target: str) -> Environment:
+def _environment(target: str, connections: Connections) -> Environment:
     if target == LOCAL:
         from vigorl_lib.environment.zoom import ZoomEnvironment
 
         return ZoomEnvironment()
     from vigorl_lib.environment.client import EnvironmentClient
 
-    return EnvironmentClient(target)
+    return EnvironmentClient(target, connections=connections)
 
 
-def _reward(target: str) -> Reward:
+def _reward(target: str, connections: Connections) -> Reward:
     if target == LOCAL:
         from vigorl_lib.reward.rules import LocalReward
 
         return LocalReward()
     from vigorl_lib.reward.client import RewardClient
 
-    return RewardClient(target)
+    return RewardClient(target, connections=connections)

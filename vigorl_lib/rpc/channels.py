@@ -3,21 +3,26 @@
 A `Connection` is a target with its channel, credentials and the images it has been given. It makes
 calls with a deadline and turns failures into our errors. UNAVAILABLE alone is tried again, by gRPC
 itself; every method of ours may be repeated. `Connections` opens each target once, and `Client` is the base
-of all that talk through them.
+of those that leave it to gRPC which replica answers (`vigorl_lib.rpc.replicas` is for those that do not).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
 
+from vigorl_lib.errors import ConfigError, VigorlError
 from vigorl_lib.rpc.config import MAX_MESSAGE_BYTES, ClientConfig, bearer_token
 from vigorl_lib.rpc.context import budget_s, request_id
-from vigorl_lib.rpc.errors import from_call
+from vigorl_lib.rpc.errors import DETAILS_KEY, from_call
 from vigorl_lib.rpc.images import SentImages
 
 RequestT = TypeVar("RequestT")
@@ -30,12 +35,9 @@ RETRY_POLICY = {
     "backoffMultiplier": 2.5,
     "retryableStatusCodes": ["UNAVAILABLE"],
 }
-_SERVICE_CONFIG = {
-    "loadBalancingConfig": [{"round_robin": {}}],
-    "methodConfig": [{"name": [{}], "retryPolicy": RETRY_POLICY}],
-}
+_ROUND_ROBIN: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
+_RETRYING = {**_ROUND_ROBIN, "methodConfig": [{"name": [{}], "retryPolicy": RETRY_POLICY}]}
 _OPTIONS = (
-    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     # A request larger than this buffer would never be tried again.
@@ -49,12 +51,31 @@ _OPTIONS = (
 
 
 class Connection:
-    """One target. The channel opens at the first call, on the event loop of that call."""
+    """One target. The channel opens at the first call, on the event loop of that call.
 
-    def __init__(self, target: str, config: ClientConfig | None = None, *, token: str | None = None) -> None:
+    `authority` is the name that the server's certificate must have, where that is not the target's own.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        config: ClientConfig | None = None,
+        *,
+        token: str | None = None,
+        authority: str = "",
+        retries: bool = True,
+    ) -> None:
         self.target = target
         self.config = config or ClientConfig()
         self.sent_images = SentImages()
+        self.calls = 0
+        """Calls that are under way."""
+        self._options: list[tuple[str, str | int]] = [
+            *_OPTIONS,
+            ("grpc.service_config", json.dumps(_RETRYING if retries else _ROUND_ROBIN)),
+        ]
+        if authority:
+            self._options.append(("grpc.ssl_target_name_override", authority))
         self._authorization = [("authorization", f"Bearer {token}")] if token else []
         self._channel: grpc.aio.Channel | None = None
         self._stubs: dict[Callable[[grpc.aio.Channel], Any], Any] = {}
@@ -70,9 +91,9 @@ class Connection:
         if self._channel is None:
             credentials = self._credentials()
             self._channel = (
-                grpc.aio.insecure_channel(self.target, options=_OPTIONS)
+                grpc.aio.insecure_channel(self.target, options=self._options)
                 if credentials is None
-                else grpc.aio.secure_channel(self.target, credentials, options=_OPTIONS)
+                else grpc.aio.secure_channel(self.target, credentials, options=self._options)
             )
         return self._channel
 
@@ -85,10 +106,13 @@ class Connection:
     ) -> ResponseT:
         """One answer, within `timeout_s` (by default the quick deadline). Raises the server's VigorlError."""
         wanted_s = self.config.quick_timeout_s if timeout_s is None else timeout_s
+        self.calls += 1
         try:
             return await method(request, timeout=budget_s(wanted_s), metadata=self._metadata())
         except grpc.aio.AioRpcError as error:
-            raise from_call(error, self.target) from None
+            raise from_call(error, self.target) from error
+        finally:
+            self.calls -= 1
 
     async def stream(
         self,
@@ -99,12 +123,14 @@ class Connection:
     ) -> AsyncGenerator[ResponseT]:
         """The answers as they come, without a deadline unless given one. Leaving the loop ends the call."""
         call = method(request, timeout=timeout_s, metadata=self._metadata())
+        self.calls += 1
         try:
             async for response in call:
                 yield response
         except grpc.aio.AioRpcError as error:
-            raise from_call(error, self.target) from None
+            raise from_call(error, self.target) from error
         finally:
+            self.calls -= 1
             call.cancel()
 
     async def close(self) -> None:
@@ -121,9 +147,31 @@ class Connection:
         config = self.config
         if config.tls_ca is None:
             return None
-        key = config.tls_key.read_bytes() if config.tls_key else None
-        chain = config.tls_certificate.read_bytes() if config.tls_certificate else None
-        return grpc.ssl_channel_credentials(config.tls_ca.read_bytes(), key, chain)
+        key = _pem(config.tls_key) if config.tls_key else None
+        chain = _pem(config.tls_certificate) if config.tls_certificate else None
+        return grpc.ssl_channel_credentials(_pem(config.tls_ca), key, chain)
+
+
+def _pem(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}; check the tls_ paths", reason="TLS_FILE_UNREADABLE", path=path
+        ) from None
+
+
+def retry_after_s(error: VigorlError) -> float | None:
+    """Seconds that the server told to wait when it refused the call that raised `error`; None if it told nothing."""
+    failure = error.__cause__
+    trailers = (failure.trailing_metadata() if isinstance(failure, grpc.aio.AioRpcError) else None) or ()
+    packed = next((value for key, value in trailers if key == DETAILS_KEY), b"")
+    hint = RetryInfo()
+    try:
+        details = Status.FromString(packed).details
+    except DecodeError:
+        return None
+    return next((hint.retry_delay.ToTimedelta().total_seconds() for detail in details if detail.Unpack(hint)), None)
 
 
 class Connections:
@@ -131,14 +179,23 @@ class Connections:
 
     def __init__(self, config: ClientConfig | None = None, *, token: str | None = None) -> None:
         """`token` is the process's own (`bearer_token`) unless given."""
-        self._config = config or ClientConfig()
+        self.config = config or ClientConfig()
         self._token = bearer_token() if token is None else token
         self._connections: dict[str, Connection] = {}
 
     def to(self, target: str) -> Connection:
+        """The connection that all share; closed with the others."""
         if target not in self._connections:
-            self._connections[target] = Connection(target, self._config, token=self._token)
+            self._connections[target] = Connection(target, self.config, token=self._token)
         return self._connections[target]
+
+    def replica(self, target: str, *, authority: str = "") -> Connection:
+        """A connection for the caller alone, who closes it and decides what is tried again, and where."""
+        return Connection(target, self.config, token=self._token, authority=authority, retries=False)
+
+    def admin(self) -> Connections:
+        """The same settings with the token for admin listeners."""
+        return Connections(self.config, token=bearer_token(admin=True) or self._token)
 
     async def close(self) -> None:
         for connection in self._connections.values():

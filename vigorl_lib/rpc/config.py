@@ -7,8 +7,9 @@ Credentials come from the environment (`VIGORL_AUTH__TOKEN`) or from mounted fil
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from vigorl_lib.config import Section, section_from_environment
 
@@ -44,13 +45,22 @@ class ClientConfig(Section):
     """How clients reach servers."""
 
     timeout_s: float = Field(default=300.0, gt=0.0)
-    """Deadline of a call that works with a model."""
+    """Deadline of a call that works with a model, its waits for a replica with room included."""
     quick_timeout_s: float = Field(default=30.0, gt=0.0)
     """Deadline of any other call."""
     tls_ca: Path | None = None
     """PEM file of the authority that signed the servers' certificates; TLS is on when it is set."""
     tls_certificate: Path | None = None
+    """PEM file of this client's own certificate chain, where the servers demand one (mTLS)."""
     tls_key: Path | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key belong together")
+        if self.tls_certificate is not None and self.tls_ca is None:
+            raise ValueError("tls_certificate needs tls_ca: TLS is off without it")
+        return self
 
 
 class AuthSettings(Section):
