@@ -367,7 +367,7 @@ def to_bucket(world: World, storage: S3Storage, version: int) -> None:
     storage.upload_folder(world.model, "base")
     storage.upload_folder(world.weights / str(version), f"weights/{version}")
     commit.commit(storage, f"weights/{version}", {})
-    write_current(storage, f"weights/{CURRENT}", CurrentWeights(version, f"{storage.uri}weights/{version}", "-"))
+    write_current(storage, f"weights/{CURRENT}", CurrentWeights(version, f"{storage.uri}/weights/{version}", "-"))
 
 
 async def test_a_dead_engine_fails_liveness_and_ends_the_process_and_a_new_one_has_the_wanted_weights(
@@ -400,11 +400,12 @@ async def test_a_dead_engine_fails_liveness_and_ends_the_process_and_a_new_one_h
         monkeypatch.setenv(f"VIGORL_S3__{name.upper()}", getattr(s3_settings, name))
     monkeypatch.setenv("VIGORL_S3__SECRET_KEY", s3_settings.secret_key.get_secret_value())
     monkeypatch.setenv("VIGORL_S3__SECURE", "false")
-    world.launch(f"{s3_storage.uri}base", f"{s3_storage.uri}weights", drain_s=5)
+    world.launch(f"{s3_storage.uri}/base", f"{s3_storage.uri}/weights", drain_s=5)
     seen = set()
     again = ""
     async with asyncio.timeout(120):
         while not again:
+            assert world.services.processes["policy"].poll() is None, world.services.processes["policy"].last_words()
             log = (world.folder / "services" / "policy.log").read_text()
             seen |= {line for line in log.splitlines() if "vLLM loads" in line}
             path = world.folder / "services" / "policy.address"
