@@ -188,3 +188,21 @@ def test_services_without_a_token_say_that_this_is_meant(helm: str) -> None:
         configs = [json.loads(d["data"]["config.json"]) for d in documents(helm, values) if d["kind"] == "ConfigMap"]
         assert configs
         assert all(config.get("server", {}).get("allow_insecure", False) is insecure for config in configs)
+
+
+def test_a_policy_that_a_run_trains_takes_weights_on_a_port_of_its_own(helm: str) -> None:
+    docs = documents(helm, CHART / "ci" / "training-values.yaml")
+    services = {doc["metadata"]["name"]: doc for doc in docs if doc["kind"] == "Service"}
+    ports = {name: [port["name"] for port in doc["spec"]["ports"]] for name, doc in services.items()}
+    assert ports["t-vigorl-policy-student"] == ["grpc", "grpc-admin"]
+    assert ports["t-vigorl-policy-teacher"] == ["grpc"]
+    (config,) = (
+        json.loads(doc["data"]["config.json"])
+        for doc in docs
+        if doc["kind"] == "ConfigMap" and doc["metadata"]["name"] == "t-vigorl-policy-student"
+    )
+    assert config["admin"] == {"listen": "0.0.0.0:50052"}
+    (job,) = (doc for doc in docs if doc["kind"] == "PyTorchJob")
+    pod = job["spec"]["pytorchReplicaSpecs"]["Master"]["template"]["spec"]
+    admin = [argument for argument in pod["containers"][0]["args"] if "policy_admin" in argument]
+    assert admin == ["--set=services.policy_admin.student=dns:///t-vigorl-policy-student.default.svc:50052"]

@@ -61,5 +61,5 @@ capabilities: {drop: [ALL]}
 
 {{/* A target that gRPC resolves to every ready pod of a headless service. */}}
 {{- define "vigorl.target" -}}
-dns:///{{ include "vigorl.fullname" .root }}-{{ .component }}.{{ .root.Release.Namespace }}.svc:50051
+dns:///{{ include "vigorl.fullname" .root }}-{{ .component }}.{{ .root.Release.Namespace }}.svc:{{ .port | default 50051 }}
 {{- end -}}

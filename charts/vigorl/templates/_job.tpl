@@ -29,9 +29,13 @@ spec:
 
 {{- define "vigorl.trainerPod" -}}
 {{- $targets := dict -}}
+{{- $admin := dict -}}
 {{- $root := .root -}}
 {{- range $name, $policy := .root.Values.policies -}}
 {{- $_ := set $targets $name (include "vigorl.target" (dict "root" $root "component" (printf "policy-%s" $name))) -}}
+{{- if ($policy.config | default dict).trainable_by -}}
+{{- $_ := set $admin $name (include "vigorl.target" (dict "root" $root "component" (printf "policy-%s" $name) "port" 50052)) -}}
+{{- end -}}
 {{- end -}}
 metadata:
   labels: {{- include "vigorl.labels" (dict "root" .root "component" "trainer") | nindent 4 }}
@@ -55,6 +59,9 @@ spec:
         {{- range $name, $target := $targets }}
         - --set=services.policies.{{ $name }}={{ $target }}
         {{- end }}
+        {{- range $name, $target := $admin }}
+        - --set=services.policy_admin.{{ $name }}={{ $target }}
+        {{- end }}
         - --set=services.environment={{ include "vigorl.target" (dict "root" .root "component" "environment") }}
         - --set=services.reward={{ include "vigorl.target" (dict "root" .root "component" "reward") }}
         {{- range .job.set }}
@@ -65,6 +72,8 @@ spec:
         {{- with .root.Values.auth.existingSecret }}
         - name: VIGORL_AUTH__TOKEN
           valueFrom: {secretKeyRef: {name: {{ . }}, key: token}}
+        - name: VIGORL_AUTH__ADMIN_TOKEN
+          valueFrom: {secretKeyRef: {name: {{ . }}, key: admin-token, optional: true}}
         {{- end }}
         {{- with .job.extraEnv }}
         {{- toYaml . | nindent 8 }}

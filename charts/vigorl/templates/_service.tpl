@@ -31,6 +31,9 @@ spec:
   selector: {{- include "vigorl.selectorLabels" . | nindent 4 }}
   ports:
     - {name: grpc, port: 50051, targetPort: grpc, appProtocol: grpc}
+    {{- if .config.admin }}
+    - {name: grpc-admin, port: 50052, targetPort: grpc-admin, appProtocol: grpc}
+    {{- end }}
 ---
 apiVersion: apps/v1
 kind: Deployment
@@ -69,12 +72,18 @@ spec:
           args: [--config, /etc/vigorl/config.json, --listen, "0.0.0.0:50051", --metrics-port, "9090"]
           ports:
             - {name: grpc, containerPort: 50051}
+            {{- if .config.admin }}
+            # New weights come in here: what may reach it is for a network policy to say.
+            - {name: grpc-admin, containerPort: 50052}
+            {{- end }}
             - {name: metrics, containerPort: 9090}
           env:
             {{- include "vigorl.env" .root | nindent 12 }}
             {{- with .root.Values.auth.existingSecret }}
             - name: VIGORL_AUTH__TOKEN
               valueFrom: {secretKeyRef: {name: {{ . }}, key: token}}
+            - name: VIGORL_AUTH__ADMIN_TOKEN
+              valueFrom: {secretKeyRef: {name: {{ . }}, key: admin-token, optional: true}}
             - name: VIGORL_STATE__KEY
               valueFrom: {secretKeyRef: {name: {{ . }}, key: state-key}}
             {{- end }}
