@@ -19,6 +19,7 @@ def search(recipe: Recipe) -> None:
 
 async def search_dataset(recipe: Recipe) -> dict[str, float]:
     """Search the recipe's data set; called again, it continues. Returns rates and counts."""
+    from vigorl_lib.rpc.channels import Connections
     from vigorl_lib.search.client import SearchClient
 
     if not recipe.services.search:
@@ -27,7 +28,8 @@ async def search_dataset(recipe: Recipe) -> dict[str, float]:
             reason="SEARCH_UNKNOWN",
         )
     done = total = failed = solved = 0
-    client = SearchClient(recipe.services.search)
+    connections = Connections(recipe.services.client)
+    client = SearchClient(recipe.services.search, connections=connections)
     try:
         with Progress(f"search: {recipe.policy}") as progress:
             async for update in client.search_dataset(
@@ -43,7 +45,7 @@ async def search_dataset(recipe: Recipe) -> dict[str, float]:
                 done, total, failed, solved = update.done, update.total, update.failed, update.solved
                 progress(done, total, failed=failed, resumed=update.resumed, note=f"{solved} solved")
     finally:
-        await client.close()
+        await connections.close()
     if failed:
         raise PolicyError(
             f"{failed} of {total} trees failed, the others are kept; the search service's log says why. "

@@ -65,9 +65,11 @@ async def _solve(
             show(prefix.record)
 
     if target is not None:
+        from vigorl_lib.rpc.channels import Connections
         from vigorl_lib.search.client import SearchClient
 
-        client = SearchClient(target)
+        connections = Connections(recipe.services.client)
+        client = SearchClient(target, connections=connections)
         try:
             async for event in client.solve(image, question, policy=recipe.policy, task=recipe.task, seed=recipe.seed):
                 if isinstance(event, TurnRecord):
@@ -75,7 +77,7 @@ async def _solve(
                 else:
                     trajectory = event
         finally:
-            await client.close()
+            await connections.close()
     else:
         from vigorl_lib.policy.config import PolicyConfig
         from vigorl_lib.policy.engines import open_policy
