@@ -22,9 +22,13 @@ from vigorl_lib.policy.client import PolicyClient
 from vigorl_lib.policy.config import PolicyConfig, VllmConfig
 from vigorl_lib.policy.vllm import VllmPolicy
 
-ROUNDS, REQUESTS = 3, 192
-SAMPLING = Sampling(max_tokens=64, stop=())
+ROUNDS, REQUESTS = 3, 384
 Ask = Callable[[int], Awaitable[int]]
+
+
+def sampling_of(number: int) -> Sampling:
+    """64 tokens on average, between 32 and 96: answers of one length would keep all callers in step with each other."""
+    return Sampling(max_tokens=32 + number * 37 % 65, stop=())
 
 
 def run() -> dict[str, float]:
@@ -104,7 +108,7 @@ def _prompt(example: Example) -> list[Segment]:
 
 
 async def _ask(policy: Policy, example: Example, seed: int) -> int:
-    generation = await policy.generate(_prompt(example), seeds=[seed], sampling=SAMPLING)
+    generation = await policy.generate(_prompt(example), seeds=[seed], sampling=sampling_of(seed))
     return len(generation.completions[0].token_ids)
 
 
@@ -115,7 +119,7 @@ async def _text(policy: Policy, seed: int) -> None:
 
 async def _alone(policy: VllmPolicy, scenes: list[Example], number: int) -> int:
     """The same request straight to vLLM's `generate`: the rendering is ours, admission, gate and answer are not."""
-    prepared, sampling = policy._intake.to_generate(_prompt(scenes[number % len(scenes)]), SAMPLING)
+    prepared, sampling = policy._intake.to_generate(_prompt(scenes[number % len(scenes)]), sampling_of(number))
     inputs: Any
     (inputs,) = await policy._calls.engine.renderer.render_cmpl_async([policy._dialect.prompt(prepared)])
     params = policy._dialect.sampling(sampling, number, whole=True)
