@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from prometheus_client import Counter, Gauge, Histogram
 
 from vigorl_lib.policy.base import Completion
@@ -19,7 +22,7 @@ _CACHED_TOKENS = Counter("vigorl_policy_cached_tokens", "Tokens of prompts found
 _IMAGES = Counter("vigorl_policy_images", "Images in prompts.", ["policy"])
 _VERSION = Gauge("vigorl_policy_version", "Version of the loaded weights.", ["policy"])
 _UPDATE = Histogram(
-    "vigorl_policy_update_seconds", "Loading new weights, without the wait.", ["policy"], buckets=_SECONDS
+    "vigorl_policy_update_seconds", "Taking new weights from when they are at hand.", ["policy"], buckets=_SECONDS
 )
 
 
@@ -35,14 +38,22 @@ class PolicyMetrics:
         self._images = _IMAGES.labels(policy)
         self._version, self._update = _VERSION.labels(policy), _UPDATE.labels(policy)
 
-    def in_flight(self, samples: int) -> None:
-        self._in_flight.set(samples)
+    @contextmanager
+    def in_flight(self, samples: int) -> Iterator[None]:
+        """Count some samples for as long as the block runs."""
+        self._in_flight.inc(samples)
+        try:
+            yield
+        finally:
+            self._in_flight.dec(samples)
 
-    def answered(self, completion: Completion, queue_s: float, first_token_s: float) -> None:
+    def answered(self, completion: Completion, queue_s: float, first_token_s: float | None = None) -> None:
+        """`first_token_s` where the engine knows it."""
         _SAMPLES.labels(self._policy, completion.finish_reason).inc()
         self._completion_tokens.inc(len(completion.token_ids))
         self._queue.observe(queue_s)
-        self._first.observe(first_token_s)
+        if first_token_s is not None:
+            self._first.observe(first_token_s)
 
     def prompt(self, tokens: int, cached: int) -> None:
         self._prompt_tokens.inc(tokens)

@@ -26,6 +26,7 @@ from vigorl_lib.policy.base import (
 from vigorl_lib.policy.config import PolicyConfig
 from vigorl_lib.policy.decoding import DecodeRequest
 from vigorl_lib.policy.intake import Intake, with_logprobs
+from vigorl_lib.policy.metrics import PolicyMetrics
 from vigorl_lib.policy.worker import EngineWorker, GenerateWork, Load, LoadWork, ScoreWork
 from vigorl_lib.storage.base import open_storage
 from vigorl_lib.storage.current import read_current
@@ -44,6 +45,8 @@ class TransformersPolicy:
             trained_context=text_config.max_position_embeddings,
         )
         self._worker = EngineWorker(loaded, config, version=version)
+        self._metrics = PolicyMetrics(config.name)
+        self._metrics.version(version)
 
     @classmethod
     def open(cls, config: PolicyConfig) -> TransformersPolicy:
@@ -67,10 +70,15 @@ class TransformersPolicy:
         self._intake.check_version(min_policy_version, self._worker.version)
         self._intake.check(seeds, sampling)
         asked = time.monotonic()
-        prepared, sampling = await asyncio.to_thread(self._intake.to_generate, prompt, sampling)
-        work = GenerateWork(DecodeRequest(prepared.sequence, tuple(seeds), sampling, prepared.views))
-        self._worker.submit(work)
-        result = await asyncio.wrap_future(work.future)
+        with self._metrics.in_flight(len(seeds)):
+            prepared, sampling = await asyncio.to_thread(self._intake.to_generate, prompt, sampling)
+            work = GenerateWork(DecodeRequest(prepared.sequence, tuple(seeds), sampling, prepared.views))
+            self._worker.submit(work)
+            result = await asyncio.wrap_future(work.future)
+        for completion in result.completions:
+            self._metrics.answered(completion, result.started - asked)
+        self._metrics.prompt(len(prepared.sequence), 0)
+        self._metrics.images(len(prepared.sequence.image_spans))
         return Generation(
             prompt=prepared.segments,
             completions=result.completions,
@@ -114,8 +122,10 @@ class TransformersPolicy:
         self._intake.check_update(version, run_id, self._worker.version)
         if version > self._worker.version:
             work = LoadWork(version, await asyncio.to_thread(fetch_weights, uri))
+            begin = time.monotonic()
             self._worker.submit(work)
-            await asyncio.wrap_future(work.future)
+            self._metrics.version(await asyncio.wrap_future(work.future))
+            self._metrics.updated(time.monotonic() - begin)
         return await self.info()
 
     @property

@@ -61,12 +61,11 @@ class EngineCalls:
                 infrastructure=True,
             )
         self._samples += samples
-        self._metrics.in_flight(self._samples)
         try:
-            yield
+            with self._metrics.in_flight(samples):
+                yield
         finally:
             self._samples -= samples
-            self._metrics.in_flight(self._samples)
 
     async def whole(self, inputs: Any, make_inputs: MakeInputs, params: Any, request_id: str) -> RequestOutput:
         """The only output of a request. Raises PolicyError (GENERATION_ABORTED) if it had none."""
