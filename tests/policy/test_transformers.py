@@ -310,3 +310,15 @@ async def test_a_policy_that_nobody_trains_takes_no_weights(config: PolicyConfig
         await policy.update_weights(version=1, uri="anywhere", run_id="run-1")
     assert caught.value.reason == "NOT_TRAINABLE"
     await policy.close()
+
+
+async def test_a_lower_pixel_limit_makes_a_smaller_view(config: PolicyConfig) -> None:
+    small = config.model_copy(update={"trainable_by": "", "max_image_pixels": 56 * 56})
+    policy = await asyncio.to_thread(TransformersPolicy.open, small)
+    generation = await policy.generate((prompt(scene_image(1)),), seeds=[0], sampling=SAMPLED)
+    (span,) = generation.prompt[0].image_spans
+    assert span.length == 4
+    assert generation.policy.resize.max_pixels == 56 * 56
+    await policy.close()
+    with pytest.raises(ValueError, match="preprocessor_config"):
+        PolicyConfig(model=config.model, trainable_by="run-1", max_image_pixels=56 * 56)

@@ -130,6 +130,11 @@ class PolicyConfig(Section):
             )
         if self.engine in ("scripted", "openai") and self.trainable_by:
             raise ValueError(f"a policy of engine {self.engine} has no weights to train")
+        if self.max_image_pixels and self.trainable_by:
+            raise ValueError(
+                "a learner sees images as the checkpoint says: lower the pixel limit in its preprocessor_config.json, "
+                "not by max_image_pixels"
+            )
         if self.engine == "openai" and not self.openai.base_url:
             raise ValueError("an openai policy needs `openai.base_url`, for example http://127.0.0.1:8000/v1")
         if self.engine == "scripted" and not self.scripted.root:
