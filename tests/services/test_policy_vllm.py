@@ -434,3 +434,16 @@ async def test_sigterm_drains_what_is_in_flight_and_leaves_no_process(world: Wor
     assert await asyncio.to_thread(process.wait, 30) == 0
     assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
     await client.close()
+
+
+@pytest.mark.slow
+def test_the_engines_processes_end_with_a_server_that_is_killed(tmp_path: Path, tiny_folder: Path) -> None:
+    with Services(tmp_path / "services") as services:
+        world = World(tmp_path, tiny_folder, services)
+        world.launch()
+        services.wait_ready("policy")
+        children = world.process.children(recursive=True)
+        assert len(children) >= 2
+        world.process.kill()
+        _, alive = psutil.wait_procs(children, timeout=10)
+        assert [child for child in alive if child.status() != psutil.STATUS_ZOMBIE] == []
