@@ -21,6 +21,7 @@ from vigorl_lib.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "VIGORL_"
 
+ENVIRONMENT = "environment"
 CREDENTIAL_SECTIONS = ("auth", "openai", "s3", "state")
 """Sections that come from the environment alone; they are part of no recipe and of no resolved config."""
 
@@ -66,7 +67,9 @@ def validate(schema: type[SectionT], values: Mapping[str, Any], *, source: str) 
             hint = _did_you_mean(schema, first["loc"])
             message = f"{source}: unknown key {key!r}{hint}"
         else:
-            message = f"{source}: {key}: {first['msg']}, found {first.get('input')!r}"
+            # What stands in the environment may be a credential under a misspelt name.
+            found = "" if source == ENVIRONMENT else f", found {first.get('input')!r}"
+            message = f"{source}: {key}: {first['msg']}{found}"
         more = len(error.errors()) - 1
         suffix = f" (and {more} more)" if more else ""
         raise ConfigError(message + suffix, reason="RECIPE_INVALID", key=key) from None
@@ -111,7 +114,7 @@ def section_from_environment(
     prefix = f"{ENVIRONMENT_PREFIX}{name.upper()}__"
     found = os.environ if environment is None else environment
     values = {key.removeprefix(prefix).lower(): value for key, value in found.items() if key.startswith(prefix)}
-    return validate(schema, values, source="environment") if values else None
+    return validate(schema, values, source=ENVIRONMENT) if values else None
 
 
 def _environment_overrides(environment: Mapping[str, str]) -> Iterable[tuple[list[str], Any]]:

@@ -72,10 +72,6 @@ class OpenAiConfig(Section):
     """Further tries after a refusal for load, a server's fault or a lost connection."""
     continue_final_message: bool = False
     """The endpoint continues a conversation that ends with assistant text, as vLLM's does; forced prefixes need it."""
-    factor: int = Field(default=28, ge=1)
-    """Images are sent with sides that are multiples of this, so that the endpoint need not resize them again."""
-    min_pixels: int = Field(default=56 * 56, ge=1)
-    max_pixels: int = Field(default=1280 * 28 * 28, ge=1)
 
 
 class OpenAiCredentials(Section):

@@ -9,24 +9,17 @@ out, since not every endpoint knows it, so a vLLM server should run with `--gene
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
-import itertools
+import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image as PILImage
-
 from vigorl_lib.config import section_from_environment
-from vigorl_lib.domain.cache import ByteCache
 from vigorl_lib.domain.geometry import ResizeRule
-from vigorl_lib.domain.image import Image
-from vigorl_lib.domain.trajectory import Message, Origin, Role, Segment
+from vigorl_lib.domain.trajectory import Segment
 from vigorl_lib.errors import PolicyError
-from vigorl_lib.models.pixels import decode, model_view
 from vigorl_lib.policy.base import (
     Completion,
     FinishReason,
@@ -39,7 +32,9 @@ from vigorl_lib.policy.base import (
     StreamEvent,
     StreamStart,
 )
+from vigorl_lib.policy.chat_messages import chat_messages, check_images, open_text
 from vigorl_lib.policy.config import OpenAiCredentials, PolicyConfig
+from vigorl_lib.policy.openai_dialect import ImageParts, check_refusal, content, stop_string
 
 if TYPE_CHECKING:
     from openai import APIError, AsyncOpenAI
@@ -49,10 +44,6 @@ MAX_STOPS = 4
 """Stop strings that the API takes."""
 NO_KEY = "none"
 """Sent to endpoints without authentication, because the client insists on some key."""
-
-_ASSISTANT = (Origin.POLICY, Origin.DEMONSTRATION, Origin.FORCED)
-_SENT_AS_THEY_ARE = ("image/jpeg", "image/png", "image/webp")
-_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +60,12 @@ class OpenAiPolicy:
     """Policy on an endpoint. It makes its first request when it is first asked: opening one needs no network."""
 
     def __init__(self, client: AsyncOpenAI, config: PolicyConfig) -> None:
-        settings = config.openai
-        largest = min(settings.max_pixels, config.max_image_pixels or settings.max_pixels)
+        view = config.view
+        largest = min(view.max_pixels, config.max_image_pixels or view.max_pixels)
         self._config = config
         self._client: AsyncOpenAI | None = client
-        self._resize = ResizeRule(settings.factor, settings.min_pixels, largest)
-        self._urls = _DataUrls(self._resize, config.view_cache_bytes)
+        self._resize = ResizeRule(view.factor, view.min_pixels, largest)
+        self._images = ImageParts(self._resize, config.view_cache_bytes)
         self._slots = asyncio.Semaphore(config.max_batch)
         self._samples = 0
 
@@ -114,7 +105,7 @@ class OpenAiPolicy:
         self._check(seeds, sampling, min_policy_version)
         with self._admitted(len(seeds)):
             request = await asyncio.to_thread(self._request, prompt, sampling)
-            work = [asyncio.ensure_future(self._sample(request, _open_text(prompt), sampling, seed)) for seed in seeds]
+            work = [asyncio.ensure_future(self._sample(request, open_text(prompt), sampling, seed)) for seed in seeds]
             try:
                 answers = await asyncio.gather(*work)
             finally:
@@ -147,14 +138,14 @@ class OpenAiPolicy:
             text, last = "", None
             async with self._slots, aclosing(self._choices(request, seed)) as choices:
                 async for choice in choices:
-                    _check_refusal(choice, choice.delta)
+                    check_refusal(choice, choice.delta)
                     last = choice if choice.finish_reason else last
-                    if piece := _content(choice.delta):
+                    if piece := content(choice.delta):
                         text += piece
                         yield StreamDelta(piece, (), ())
             if last is None:
                 raise self._failed("its answer breaks off")
-            completion = self._completion(text, last, _open_text(prompt), sampling)
+            completion = self._completion(text, last, open_text(prompt), sampling)
             if rest := completion.text[len(text) :]:
                 yield StreamDelta(rest, (), ())
             yield completion
@@ -237,16 +228,9 @@ class OpenAiPolicy:
 
     def _request(self, prompt: Sequence[Segment], sampling: Sampling) -> dict[str, Any]:
         """What the API is asked, without the seed. Blocks while images decode. Raises PolicyError, DataError."""
-        images = sum(len(segment.images) for segment in prompt)
-        if images > self._config.max_images:
-            raise PolicyError(
-                f"expected at most {self._config.max_images} images in one conversation with policy "
-                f"{self._config.name}, found {images}",
-                reason="TOO_MANY_IMAGES",
-                max_images=self._config.max_images,
-            )
+        check_images(prompt, self._config.name, self._config.max_images)
         extra: dict[str, Any] = {}
-        if _open_text(prompt):
+        if open_text(prompt):
             if not self._config.openai.continue_final_message:
                 raise PolicyError(
                     f"the conversation ends with assistant text, which the endpoint of policy {self._config.name} is "
@@ -263,7 +247,7 @@ class OpenAiPolicy:
         }
         request = {
             "model": self._config.model,
-            "messages": _chat(prompt, self._urls),
+            "messages": chat_messages(prompt, self._images.part),
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_tokens,
@@ -282,16 +266,12 @@ class OpenAiPolicy:
         ended = time.monotonic()
         choices = getattr(reply, "choices", None)
         if not choices or getattr(choices[0], "message", None) is None:
-            raise PolicyError(
-                f"expected a chat completion from {self._config.openai.base_url}, found something else; does "
-                "openai.base_url name the root of the API, which often ends in /v1?",
-                reason="ENDPOINT_REFUSED",
-            )
+            raise self._no_completion()
         choice = choices[0]
-        _check_refusal(choice, choice.message)
+        check_refusal(choice, choice.message)
         details = getattr(reply.usage, "prompt_tokens_details", None)
         return _Answer(
-            self._completion(_content(choice.message), choice, opened, sampling),
+            self._completion(content(choice.message), choice, opened, sampling),
             cached_tokens=getattr(details, "cached_tokens", None) or 0,
             queue_s=begun - asked,
             engine_s=ended - begun,
@@ -324,6 +304,8 @@ class OpenAiPolicy:
             yield client
         except APIError as error:
             raise self._translated(error, client.api_key) from None
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            raise self._no_completion() from None
 
     def _translated(self, error: APIError, key: str) -> PolicyError:
         """What the endpoint's refusal or failure means to a caller of the policy."""
@@ -356,6 +338,13 @@ class OpenAiPolicy:
         reason = "CONTEXT_OVERFLOW" if overflow else "ENDPOINT_REFUSED"
         return PolicyError(f"{where} refuses the request: {said}", reason=reason, status=status)
 
+    def _no_completion(self) -> PolicyError:
+        return PolicyError(
+            f"expected a chat completion from {self._config.openai.base_url}, found something else; does "
+            "openai.base_url name the root of the API, which often ends in /v1?",
+            reason="ENDPOINT_REFUSED",
+        )
+
     def _failed(self, what: str) -> PolicyError:
         return PolicyError(
             f"the endpoint of policy {self._config.name} failed: {what}", reason="ENDPOINT_FAILED", infrastructure=True
@@ -365,106 +354,9 @@ class OpenAiPolicy:
         """A whole answer, with the stop string that the API leaves out. Raises PolicyError (ENDPOINT_FAILED)."""
         match choice.finish_reason:
             case "stop":
-                stop = _stop_string(opened + text, choice, sampling.stop)
+                stop = stop_string(opened + text, choice, sampling.stop)
                 reason = FinishReason.STOP_STRING if stop else FinishReason.END_OF_TURN
                 return Completion(text + stop, (), (), reason, 0)
             case "length":
                 return Completion(text, (), (), FinishReason.LENGTH, 0)
         raise self._failed(f"its answer ended with {choice.finish_reason!r}")
-
-
-class _DataUrls:
-    """Model views as data URLs by digest of the original. Safe to use from several threads."""
-
-    def __init__(self, resize: ResizeRule, max_bytes: int) -> None:
-        self._resize = resize
-        self._urls: ByteCache[str] = ByteCache(max_bytes, len)
-
-    def get(self, image: Image) -> str:
-        """Raises DataError, and PolicyError (IMAGE_NOT_CACHED) if the image has come without bytes."""
-        if (url := self._urls.get(image.sha256)) is not None:
-            return url
-        if image.data is None:
-            raise PolicyError(
-                f"image {image.sha256[:12]} is not cached here; send its bytes",
-                reason="IMAGE_NOT_CACHED",
-                sha256=image.sha256,
-            )
-        media_type, data = self._encoded(image, image.data)
-        return self._urls.put(image.sha256, f"data:{media_type};base64,{base64.b64encode(data).decode()}")
-
-    def _encoded(self, image: Image, data: bytes) -> tuple[str, bytes]:
-        """Media type and bytes: the original where any reader sees in it the very pixels of its view, else a PNG."""
-        picture = decode(data)
-        view = model_view(picture, self._resize)
-        if view is picture and image.media_type in _SENT_AS_THEY_ARE:
-            plain = PILImage.open(io.BytesIO(data))
-            upright = plain.getexif().get(_ORIENTATION, 1) == 1
-            if plain.mode in ("RGB", "L") and upright and not plain.has_transparency_data:
-                return image.media_type, data
-        buffer = io.BytesIO()
-        view.save(buffer, "PNG", compress_level=1)
-        return "image/png", buffer.getvalue()
-
-
-def _chat(prompt: Sequence[Segment], urls: _DataUrls) -> list[dict[str, Any]]:
-    """The conversation as the API's messages. Raises PolicyError (PROMPT_INVALID)."""
-    chat: list[dict[str, Any]] = []
-    for spoken, segments in itertools.groupby(prompt, lambda segment: segment.origin in _ASSISTANT):
-        if not spoken:
-            chat.extend(_message(message, urls) for segment in segments for message in segment.messages)
-        elif text := "".join(segment.text for segment in segments):
-            chat.append({"role": Role.ASSISTANT.value, "content": text})
-    if not chat:
-        raise PolicyError("expected a conversation with at least one message, found none", reason="PROMPT_INVALID")
-    return chat
-
-
-def _message(message: Message, urls: _DataUrls) -> dict[str, Any]:
-    if not message.images:
-        return {"role": message.role.value, "content": message.text}
-    parts = [
-        {"type": "text", "text": part}
-        if isinstance(part, str)
-        else {"type": "image_url", "image_url": {"url": urls.get(part)}}
-        for part in message.parts
-    ]
-    return {"role": message.role.value, "content": parts}
-
-
-def _open_text(prompt: Sequence[Segment]) -> str:
-    """The assistant text that a conversation ends with and that its next completion continues; often empty."""
-    spoken = itertools.takewhile(lambda segment: segment.origin in _ASSISTANT, reversed(prompt))
-    return "".join(reversed([segment.text for segment in spoken]))
-
-
-def _content(message: Any) -> str:
-    """Text of an answer or of a piece of one; the API gives null for none."""
-    content = getattr(message, "content", None)
-    return content if isinstance(content, str) else ""
-
-
-def _check_refusal(choice: Any, message: Any) -> None:
-    """Raises PolicyError (GENERATION_REFUSED)."""
-    if choice.finish_reason == "content_filter" or getattr(message, "refusal", None):
-        raise PolicyError(
-            "the endpoint's content filter refuses to answer this conversation; change the prompt or leave it out",
-            reason="GENERATION_REFUSED",
-        )
-
-
-def _stop_string(text: str, choice: Any, stops: Sequence[str]) -> str:
-    """The stop string that ended an assistant's `text`, empty if its turn ended by itself.
-
-    vLLM says which one it was. Elsewhere it is told by the tag that is still open: an answer that ends its turn
-    inside such a tag cannot be told from one that was stopped.
-    """
-    told = choice.model_extra or {}
-    if "stop_reason" in told:
-        return told["stop_reason"] if told["stop_reason"] in stops else ""
-    opened = {
-        stop: text.rfind(f"<{stop[2:]}")
-        for stop in stops
-        if stop.startswith("</") and text.rfind(f"<{stop[2:]}") > text.rfind(stop)
-    }
-    return max(opened, key=lambda stop: opened[stop], default="")

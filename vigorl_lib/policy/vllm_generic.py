@@ -51,7 +51,8 @@ class GenericVllmPolicy:
 
     def __init__(self, launched: LaunchedEngine, config: PolicyConfig) -> None:
         self._config = config
-        self._resize = ResizeRule(config.view.factor, config.view.min_pixels, config.view.max_pixels)
+        largest = min(config.view.max_pixels, config.max_image_pixels or config.view.max_pixels)
+        self._resize = ResizeRule(config.view.factor, config.view.min_pixels, largest)
         self._views = ViewCache(self._resize, max_bytes=config.view_cache_bytes)
         self._image_settings = f"{self._resize.factor}-{self._resize.min_pixels}-{self._resize.max_pixels}"
         self._metrics = PolicyMetrics(config.name)
