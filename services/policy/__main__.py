@@ -11,17 +11,17 @@ from pathlib import Path
 
 from pydantic import Field
 
-from vigorl_lib.errors import PolicyError
+from vigorl_lib.errors import ConfigError, PolicyError
 from vigorl_lib.policy.base import Engine, PolicyState
 from vigorl_lib.policy.config import PolicyConfig
 from vigorl_lib.policy.engines import open_policy
-from vigorl_lib.policy.follow import follow_weights
+from vigorl_lib.policy.follow import catch_up, follow_weights
 from vigorl_lib.rpc.config import ServerConfig, bearer_token
 from vigorl_lib.rpc.gen.vigorl.policy.v1.policy_service_pb2_grpc import (
     add_PolicyAdminServiceServicer_to_server,
     add_PolicyServiceServicer_to_server,
 )
-from vigorl_lib.rpc.server import Service, main, registrar, running, write_whole
+from vigorl_lib.rpc.server import Service, is_loopback, main, registrar, running, write_whole
 from vigorl_services.policy.server import PolicyAdminServer, PolicyServer
 from vigorl_services.settings import ImageServiceSection
 
@@ -45,6 +45,9 @@ async def build(config: PolicyServiceConfig) -> AsyncIterator[Service]:
     policy = await asyncio.to_thread(open_policy, config.policy)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(policy.close)
+        if config.policy.trainable_by and config.policy.weights_root:
+            # Published while the engine was loading.
+            await catch_up(policy, config.policy.weights_root, config.policy.trainable_by)
         if config.policy.trainable_by:
             await stack.enter_async_context(_admin(policy, config))
         if config.policy.trainable_by and config.policy.weights_root:
@@ -80,7 +83,15 @@ async def _admin(policy: Engine, config: PolicyServiceConfig) -> AsyncIterator[N
         register = registrar(add_PolicyAdminServiceServicer_to_server, server)
         yield Service("vigorl.policy.v1.PolicyAdminService", register, policy.info)
 
-    async with running(config.admin, build_admin, token=bearer_token(admin=True)) as address:
+    token = bearer_token(admin=True)
+    host = config.admin.listen.rpartition(":")[0]
+    if not (is_loopback(host) or token or config.admin.tls_client_ca or config.admin.allow_insecure):
+        raise ConfigError(
+            f"{config.admin.listen} takes new weights from anybody who reaches it; set VIGORL_AUTH__ADMIN_TOKEN or "
+            "admin.tls_client_ca, or allow it with admin.allow_insecure",
+            reason="INSECURE_LISTEN",
+        )
+    async with running(config.admin, build_admin, token=token) as address:
         log.info("policy %s takes new weights at %s", config.policy.name, address)
         if config.admin_address_file is not None:
             write_whole(config.admin_address_file, address + "\n")

@@ -59,7 +59,7 @@ class PolicyServer(PolicyServiceServicer):
         self._images = images
 
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> pb.GenerateResponse:
-        self._check(request.policy)
+        self._begin(request)
         if not 1 <= len(request.seeds) <= MAX_SEEDS:
             raise invalid("seeds", f"1 to {MAX_SEEDS}", len(request.seeds))
         prompt = await self._segments(request.prompt)
@@ -68,42 +68,45 @@ class PolicyServer(PolicyServiceServicer):
             seeds=list(request.seeds),
             sampling=sampling_from_proto(request.sampling),
             min_policy_version=request.min_policy_version,
-            request_id=request.request_id or request_id.get(),
+            request_id=request_id.get(),
         )
         return generation_to_proto(prompt, generation)
 
     async def StreamGenerate(
         self, request: pb.StreamGenerateRequest, context: Any
     ) -> AsyncGenerator[pb.StreamGenerateResponse]:
-        self._check(request.policy)
+        self._begin(request)
         prompt = await self._segments(request.prompt)
         events = self._policy.stream(
             prompt,
             seed=request.seed,
             sampling=sampling_from_proto(request.sampling),
             min_policy_version=request.min_policy_version,
-            request_id=request.request_id or request_id.get(),
+            request_id=request_id.get(),
         )
         async with aclosing(events):
             async for event in events:
                 yield event_to_proto(prompt, event)
 
     async def Score(self, request: pb.ScoreRequest, context: Any) -> pb.ScoreResponse:
-        self._check(request.policy)
+        self._begin(request)
         prompt = await self._segments(request.segments)
         scored = await self._policy.score(
             prompt,
             min_policy_version=request.min_policy_version,
-            request_id=request.request_id or request_id.get(),
+            request_id=request_id.get(),
         )
         return scored_to_proto(prompt, scored)
 
     async def GetPolicy(self, request: pb.GetPolicyRequest, context: Any) -> pb.GetPolicyResponse:
-        self._check(request.policy)
+        _check_name(request.policy, self._name)
         return pb.GetPolicyResponse(policy=info_to_proto(await self._policy.info()))
 
-    def _check(self, name: str) -> None:
-        _check_name(name, self._name)
+    def _begin(self, request: pb.GenerateRequest | pb.StreamGenerateRequest | pb.ScoreRequest) -> None:
+        _check_name(request.policy, self._name)
+        if request.request_id:
+            # The caller's own name for it, in every log line of the call from here on.
+            request_id.set(request.request_id)
 
     async def _segments(self, protos: Iterable[conversation_pb2.Segment]) -> list[Segment]:
         segments = list(protos)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.models.support import flat_image, observation, prompt, said, scene_image
+from tests.weights import want
 from vigorl_lib.domain.trajectory import Message, Origin, Role, Segment, flat_token_ids
 from vigorl_lib.errors import DataError, PolicyError
 from vigorl_lib.models.inputs import TokenSequence, collate
@@ -22,7 +23,6 @@ from vigorl_lib.policy.config import PolicyConfig
 from vigorl_lib.policy.transformers import TransformersPolicy
 from vigorl_lib.storage import commit
 from vigorl_lib.storage.base import open_storage
-from vigorl_lib.storage.current import CURRENT, CurrentWeights, write_current
 
 SAMPLED = Sampling(max_tokens=12, stop=())
 GREEDY = replace(SAMPLED, temperature=0.0)
@@ -254,7 +254,7 @@ def publish(root: Path, version: int, config: PolicyConfig, *, scale: float = 1.
     write_weights({key: tensor * scale for key, tensor in model.state_dict().items()}, root / name)
     commit.commit(open_storage(str(root)), name, {"version": version})
     uri = str(root / name)
-    write_current(open_storage(str(root)), CURRENT, CurrentWeights(version, uri, "unread"))
+    want(open_storage(str(root)), name, version)
     return uri
 
 

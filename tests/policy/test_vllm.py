@@ -185,12 +185,15 @@ async def test_samples_end_by_stop_string_stop_token_end_of_turn_and_length(poli
     place = free.token_ids.index(middle)
     assert stopped.token_ids == free.token_ids[: place + 1]
     assert stopped.text == tiny.renderer.decode(free.token_ids[:place])
-    word = tiny.renderer.decode([middle])
-    by_string = replace(SAMPLED, max_tokens=40, stop=(word,)) if word.isascii() and word.strip() else None
-    if by_string is not None:
-        ended = (await policy.generate(segments, seeds=[3], sampling=by_string)).completions[0]
-        assert ended.finish_reason is FinishReason.STOP_STRING
-        assert ended.text.endswith(word)
+    streamed = [event async for event in policy.stream(segments, seed=3, sampling=by_token)]
+    assert "".join(event.text for event in streamed if isinstance(event, StreamDelta)) == stopped.text
+    character = next(character for character in free.text if character.isascii() and character.isalnum())
+    by_string = replace(SAMPLED, max_tokens=40, stop=("never said", character))
+    ended = (await policy.generate(segments, seeds=[3], sampling=by_string)).completions[0]
+    assert ended.finish_reason is FinishReason.STOP_STRING
+    assert ended.text == free.text[: free.text.index(character) + 1]
+    streamed = [event async for event in policy.stream(segments, seed=3, sampling=by_string)]
+    assert "".join(event.text for event in streamed if isinstance(event, StreamDelta)) == ended.text
 
 
 async def test_a_stream_says_in_pieces_what_generate_says_whole(policy) -> None:
@@ -278,6 +281,45 @@ async def test_cancelling_aborts_in_the_engine_and_leaves_its_image_cache_whole(
     async with asyncio.timeout(10):
         while policy._calls.engine.get_num_unfinished_requests():  # noqa: ASYNC110 - the engine has no event of ours
             await asyncio.sleep(0.01)
+
+
+async def test_a_hole_in_the_cache_of_processed_images_is_filled_without_notice(policy) -> None:
+    """A caller that leaves between the processing of its image and the request: the next ones must not pay for it."""
+    for number, ask in enumerate(("generate", "stream", "score")):
+        segments = (prompt(scene_image(80 + number)),)
+        prepared, _ = policy._intake.to_generate(segments, SAMPLED)
+        await policy._engine_input(prepared)
+        if ask == "generate":
+            result = await policy.generate(segments, seeds=[1, 2], sampling=SAMPLED)
+            assert len(result.completions) == 2
+        elif ask == "stream":
+            *_, completion = [event async for event in policy.stream(segments, seed=1, sampling=SAMPLED)]
+            assert completion.token_ids
+        else:
+            (scored,) = (await policy.score(segments)).segments
+            assert len(scored.logprobs) == len(scored.token_ids or ())
+
+
+async def test_a_stream_that_nobody_reads_holds_up_no_update_and_no_request(policy) -> None:
+    stream = policy.stream(conversations()[0], seed=1, sampling=Sampling(max_tokens=200, stop=()))
+    assert isinstance(await anext(stream), StreamStart)
+    async with asyncio.timeout(20):
+        async with policy._gate.alone():
+            pass
+        assert (await policy.generate(conversations()[0], seeds=[0], sampling=SAMPLED)).completions
+    *_, completion = [event async for event in stream]
+    assert len(completion.token_ids) == 200
+
+
+async def test_a_conversation_of_exactly_the_whole_context_is_scored(policy, config: PolicyConfig) -> None:
+    (segment,) = (await policy.score((prompt(scene_image(1)),))).segments
+    room = config.max_context_tokens - len(segment.token_ids or ())
+    full = replace(said(Origin.POLICY, "x"), token_ids=(1,) * room)
+    scored = await policy.score((segment, full))
+    assert len(scored.segments[1].logprobs) == room
+    with pytest.raises(PolicyError) as caught:
+        await policy.score((segment, replace(full, token_ids=(1,) * (room + 1))))
+    assert caught.value.reason == "CONTEXT_OVERFLOW"
 
 
 async def test_more_samples_than_it_holds_are_refused_with_overloaded(policy) -> None:

@@ -100,7 +100,7 @@ task_configs = st.builds(
     family=texts,
     mode=texts,
     prompt=texts,
-    temperature=st.floats(0, 2),
+    temperature=st.just(0.0) | st.floats(0.01, 2),
     top_p=st.floats(0.001, 1.0),
     top_k=st.integers(0, 1000),
     max_turn_tokens=st.integers(1, 10_000),
@@ -150,7 +150,7 @@ def test_search_config(config: SearchConfig) -> None:
 @given(
     st.builds(
         Sampling,
-        temperature=st.floats(0, 2),
+        temperature=st.just(0.0) | st.floats(0.01, 2),
         top_p=st.floats(0.001, 1.0),
         top_k=st.integers(0, 1000),
         max_tokens=st.integers(1, 10_000),

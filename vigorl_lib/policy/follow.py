@@ -11,12 +11,13 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from vigorl_lib.errors import VigorlError
+from vigorl_lib.models.weights import wanted_weights
 from vigorl_lib.policy.base import Policy
-from vigorl_lib.storage.base import open_storage
-from vigorl_lib.storage.current import read_current
 
 log = logging.getLogger(__name__)
+
+MAX_PAUSE_S = 60.0
+"""Longest wait between two tries to load what could not be loaded."""
 
 
 @asynccontextmanager
@@ -31,18 +32,22 @@ async def follow_weights(policy: Policy, root: str, run_id: str, *, every_s: flo
             await task
 
 
+async def catch_up(policy: Policy, root: str, run_id: str) -> None:
+    """Load what `CURRENT` below `root` names if it is newer than what the policy has. Raises what an update raises."""
+    current = await asyncio.to_thread(wanted_weights, root)
+    if current is not None and current.version > (await policy.info()).version:
+        await policy.update_weights(version=current.version, uri=current.uri, run_id=run_id)
+
+
 async def _follow(policy: Policy, root: str, run_id: str, every_s: float) -> None:
-    storage = open_storage(root)
-    problem = ""
+    problem, pause_s = "", every_s
     while True:
-        await asyncio.sleep(every_s)
+        await asyncio.sleep(pause_s)
         try:
-            current = await asyncio.to_thread(read_current, storage)
-            if current is not None and current.version > (await policy.info()).version:
-                await policy.update_weights(version=current.version, uri=current.uri, run_id=run_id)
-            problem = ""
-        except VigorlError as error:
-            # Said once: storage that is away for an hour should not fill the log.
-            if problem != error.message:
-                log.warning("the weights that storage wants are not loaded: %s", error.message)
-            problem = error.message
+            await catch_up(policy, root, run_id)
+            problem, pause_s = "", every_s
+        except Exception as error:  # noqa: BLE001 - a follower that has ended would leave an old version for ever
+            # Said once, and tried ever more seldom: a version that cannot be loaded stays so for long.
+            if problem != str(error):
+                log.warning("the weights that storage wants are not loaded: %s", error)
+            problem, pause_s = str(error), min(2 * pause_s, max(MAX_PAUSE_S, every_s))

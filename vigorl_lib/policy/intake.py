@@ -18,6 +18,7 @@ from vigorl_lib.models.chat import ChatRenderer
 from vigorl_lib.models.families import Family
 from vigorl_lib.models.inputs import TokenSequence
 from vigorl_lib.models.pixels import View, ViewCache
+from vigorl_lib.models.weights import wanted_weights
 from vigorl_lib.policy.base import PolicyInfo, Sampling
 from vigorl_lib.policy.config import PolicyConfig
 
@@ -109,6 +110,23 @@ class Intake:
                 f"version {version} is older than the loaded version {held}", reason="WEIGHTS_OLDER", loaded=held
             )
 
+    def wanted(self, version: int, uri: str) -> tuple[int, str]:
+        """What an update has to load: with a weights root, what stands there, whatever the caller says. Blocks.
+
+        Raises PolicyError (VERSION_UNKNOWN) for a version that storage does not want yet.
+        """
+        if not self._config.weights_root:
+            return version, uri
+        current = wanted_weights(self._config.weights_root)
+        if current is None or current.version < version:
+            found = "nothing" if current is None else f"version {current.version}"
+            raise PolicyError(
+                f"storage wants {found} served by policy {self._config.name}, not version {version} yet",
+                reason="VERSION_UNKNOWN",
+                infrastructure=True,
+            )
+        return current.version, current.uri
+
     def to_generate(self, prompt: Sequence[Segment], sampling: Sampling) -> tuple[Prepared, Sampling]:
         """The prompt, and the sampling with `max_tokens` cut to what fits behind it. Blocks while images decode.
 
@@ -177,7 +195,9 @@ class Intake:
 
 
 def with_logprobs(segments: Sequence[Segment], logprobs: Sequence[float]) -> tuple[Segment, ...]:
-    """Rendered segments with their share of one log-probability per token."""
+    """Rendered segments with their share of one log-probability per token. Raises ValueError for another number."""
+    if len(logprobs) != sum(len(segment.token_ids or ()) for segment in segments):
+        raise ValueError("expected one log-prob per token")
     scored, start = [], 0
     for segment in segments:
         end = start + len(segment.token_ids or ())

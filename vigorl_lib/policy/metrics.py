@@ -47,11 +47,14 @@ class PolicyMetrics:
         finally:
             self._in_flight.dec(samples)
 
-    def answered(self, completion: Completion, queue_s: float, first_token_s: float | None = None) -> None:
-        """`first_token_s` where the engine knows it."""
+    def answered(
+        self, completion: Completion, queue_s: float | None = None, first_token_s: float | None = None
+    ) -> None:
+        """Times where the engine knows them."""
         _SAMPLES.labels(self._policy, completion.finish_reason).inc()
         self._completion_tokens.inc(len(completion.token_ids))
-        self._queue.observe(queue_s)
+        if queue_s is not None:
+            self._queue.observe(queue_s)
         if first_token_s is not None:
             self._first.observe(first_token_s)
 

@@ -84,8 +84,9 @@ class RowSampler:
         temperature = self._rows["temperature"]
         logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
         penalised = "counts" in self._rows
-        wanted = torch.log_softmax(self._penalised(logits.float()) / temperature, dim=-1) if penalised else logprobs
-        allowed = wanted.index_fill(-1, self._forbidden, -torch.inf)
+        wanted = self._penalised(logits.float()) if penalised else logits.float()
+        # Forbidden before the softmax: where they held nearly all of the mass, the rest would vanish behind it.
+        allowed = torch.log_softmax(wanted.index_fill(-1, self._forbidden, -torch.inf) / temperature, dim=-1)
         if self._all_greedy:
             tokens = allowed.argmax(-1)
         else:

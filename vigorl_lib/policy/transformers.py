@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Sequence
 
 from vigorl_lib.domain.trajectory import Segment
 from vigorl_lib.models.loading import LoadedModel, load_model
-from vigorl_lib.models.weights import assign_weights, fetch_weights
+from vigorl_lib.models.weights import assign_weights, fetch_weights, wanted_weights
 from vigorl_lib.policy.base import (
     Generation,
     PolicyInfo,
@@ -28,8 +28,6 @@ from vigorl_lib.policy.decoding import DecodeRequest
 from vigorl_lib.policy.intake import Intake, with_logprobs
 from vigorl_lib.policy.metrics import PolicyMetrics
 from vigorl_lib.policy.worker import EngineWorker, GenerateWork, Load, LoadWork, ScoreWork
-from vigorl_lib.storage.base import open_storage
-from vigorl_lib.storage.current import read_current
 
 
 class TransformersPolicy:
@@ -53,7 +51,7 @@ class TransformersPolicy:
         """Load the checkpoint and, with a weights root, the version that `CURRENT` names. Blocks."""
         loaded = load_model(config.model, dtype=config.dtype, device=config.device, max_pixels=config.max_image_pixels)
         version = 0
-        if config.weights_root and (current := read_current(open_storage(config.weights_root))) is not None:
+        if config.weights_root and (current := wanted_weights(config.weights_root)) is not None:
             version = current.version
             assign_weights(loaded.model, fetch_weights(current.uri))
         return cls(loaded, config, version=version)
@@ -121,6 +119,7 @@ class TransformersPolicy:
         """
         self._intake.check_update(version, run_id, self._worker.version)
         if version > self._worker.version:
+            version, uri = await asyncio.to_thread(self._intake.wanted, version, uri)
             work = LoadWork(version, await asyncio.to_thread(fetch_weights, uri))
             begin = time.monotonic()
             self._worker.submit(work)

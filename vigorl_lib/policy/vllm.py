@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -39,6 +39,7 @@ from vigorl_lib.policy.metrics import PolicyMetrics
 from vigorl_lib.policy.vllm_calls import EngineCalls, gather_all
 from vigorl_lib.policy.vllm_dialect import VllmDialect
 from vigorl_lib.policy.vllm_weights import WeightsUpdater
+from vigorl_lib.rpc.streams import events_of
 
 if TYPE_CHECKING:
     from vigorl_lib.policy.vllm_engine import StartedEngine
@@ -73,6 +74,7 @@ class VllmPolicy:
         self._weights = WeightsUpdater(started.launched, config)
         self._gate = UpdateGate()
         self._updating = asyncio.Lock()
+        self._updates: set[asyncio.Future[None]] = set()
         self._metrics = PolicyMetrics(config.name)
         self._calls = EngineCalls(started.launched, config, self._metrics)
         self._metrics.version(self._weights.version)
@@ -126,22 +128,45 @@ class VllmPolicy:
         request_id: str = "",
     ) -> AsyncGenerator[StreamEvent]:
         self._intake.check([seed], sampling)
-        async with self._admitted(1):
-            prepared, sampling = await asyncio.to_thread(self._intake.to_generate, prompt, sampling)
-            async with self._version(min_policy_version) as version:
-                yield StreamStart(prepared.segments, self._intake.info(version))
-                again = partial(self._engine_input, prepared)
-                inputs = await again()
-                params = self._dialect.sampling(sampling, seed, whole=False)
-                pieces = self._dialect.pieces()
-                async with aclosing(self._calls.outputs(inputs, again, params, request_id)) as outputs:
-                    async for output in outputs:
-                        (piece,) = output.outputs
-                        yield pieces.add(piece)
-                completion = self._dialect.completion(pieces.whole(), sampling, version)
-                if rest := pieces.rest(completion.text):
-                    yield StreamDelta(rest, (), ())
-                yield completion
+
+        async def sample(report: Callable[[StreamEvent], None]) -> StreamEvent:
+            async with self._admitted(1):
+                prepared, cut = await asyncio.to_thread(self._intake.to_generate, prompt, sampling)
+                async with self._version(min_policy_version) as version:
+                    report(StreamStart(prepared.segments, self._intake.info(version)))
+                    return await self._pieces(prepared, cut, seed, version, request_id, report)
+
+        # In a task of its own: a reader who is slow must not hold up an update.
+        async with aclosing(events_of(sample)) as events:
+            async for event in events:
+                yield event
+
+    async def _pieces(
+        self,
+        prepared: Prepared,
+        sampling: Sampling,
+        seed: int,
+        version: int,
+        request_id: str,
+        report: Callable[[StreamEvent], None],
+    ) -> Completion:
+        """One completion, its pieces reported as they come."""
+        begin, first_s, cached_tokens = time.monotonic(), 0.0, 0
+        again = partial(self._engine_input, prepared)
+        params = self._dialect.sampling(sampling, seed, whole=False)
+        pieces = self._dialect.pieces()
+        async with aclosing(self._calls.outputs(await again(), again, params, request_id)) as outputs:
+            async for output in outputs:
+                (piece,) = output.outputs
+                first_s = first_s or time.monotonic() - begin
+                cached_tokens = output.num_cached_tokens or cached_tokens
+                report(pieces.add(piece))
+        completion = self._dialect.completion(pieces.whole(), sampling, version)
+        if rest := pieces.rest(completion.text):
+            report(StreamDelta(rest, (), ()))
+        self._metrics.answered(completion, first_token_s=first_s)
+        self._metrics.prompt(len(prepared.sequence), cached_tokens)
+        return completion
 
     async def score(self, prompt: Sequence[Segment], *, min_policy_version: int = 0, request_id: str = "") -> Scored:
         async with self._admitted(1):
@@ -156,10 +181,10 @@ class VllmPolicy:
         return self._intake.info(self._weights.version)
 
     async def state(self) -> PolicyState:
-        state = await self._calls.state()
-        if state is PolicyState.FAILED or self._weights.broken:
+        if self._weights.broken or self._calls.engine.errored:
             return PolicyState.FAILED
-        return PolicyState.UPDATING if self._gate.closed else state
+        # An engine that loads weights does not answer until it has them.
+        return PolicyState.UPDATING if self._gate.closed else await self._calls.state()
 
     async def update_weights(self, *, version: int, uri: str, run_id: str) -> PolicyInfo:
         """As the protocol says: drain what is in flight, load all tensors or keep the old ones, go on.
@@ -169,11 +194,15 @@ class VllmPolicy:
         """
         self._intake.check_update(version, run_id, self._weights.version)
         # A caller who goes away must not leave an engine that is paused.
-        await asyncio.shield(asyncio.ensure_future(self._update(version, uri)))
+        update = asyncio.ensure_future(self._update(version, uri))
+        self._updates.add(update)
+        update.add_done_callback(self._updates.discard)
+        await asyncio.shield(update)
         return await self.info()
 
     async def close(self) -> None:
         """End the engine's processes; what is in flight is lost, so drain first. A closed policy takes no request."""
+        await asyncio.gather(*self._updates, return_exceptions=True)
         self._weights.close()
         await self._calls.close()
 
@@ -181,6 +210,7 @@ class VllmPolicy:
         async with self._updating:
             if version <= self._weights.version:
                 return
+            version, uri = await asyncio.to_thread(self._intake.wanted, version, uri)
             fetched = await asyncio.to_thread(self._weights.fetch, uri)
             begin = time.monotonic()
             try:

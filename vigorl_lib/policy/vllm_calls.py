@@ -77,40 +77,44 @@ class EngineCalls:
     async def outputs(
         self, inputs: Any, make_inputs: MakeInputs, params: Any, request_id: str
     ) -> AsyncGenerator[RequestOutput]:
-        """What vLLM answers, its failures translated. Leaving the loop aborts the request in the engine."""
-        from vllm.exceptions import RetryableRequestError, VLLMClientError, VLLMServerError
+        """What vLLM answers, its failures translated. Leaving the loop aborts the request in the engine.
+
+        Raises PolicyError (ENGINE_FAILED, ENGINE_CLOSED, GENERATION_FAILED, PROMPT_INVALID).
+        """
+        from vllm.exceptions import VLLMClientError, VLLMServerError
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        begun = False
-        for attempt in range(2):
-            name = f"{request_id or 'request'}-{next(self._numbers)}"
+        for last_try in (False, True):
+            name, failed = f"{request_id or 'request'}-{next(self._numbers)}", False
             try:
                 async with aclosing(self.engine.generate(inputs, params, name)) as outputs:
                     async for output in outputs:
-                        begun = True
+                        failed = any(piece.finish_reason == "error" for piece in output.outputs)
+                        if failed:
+                            break
                         yield output
-                return
-            except RetryableRequestError:
-                # A caller who left between processing an image and sending it leaves a hole in the engine's cache of
-                # processed images; vLLM notices, forgets the image, and wants it once more.
-                if attempt or begun:
-                    raise self._failed() from None
-                inputs = await make_inputs()
             except VLLMClientError as error:
                 raise PolicyError(str(error), reason="PROMPT_INVALID") from error
             except (EngineDeadError, VLLMServerError) as error:
                 raise (self.dead() if self.engine.errored else self._failed()) from error
+            if not failed:
+                return
+            if last_try:
+                raise self._failed()
+            # A caller who left between processing an image and sending it leaves a hole in the engine's cache of
+            # processed images; vLLM notices before it samples, forgets the image, and wants it once more.
+            inputs = await make_inputs()
 
     async def state(self) -> PolicyState:
         """Asked of the engine itself: SERVING if it answers."""
         if self.engine.errored:
             return PolicyState.FAILED
         try:
-            await self.engine.is_paused()
+            paused = await self.engine.is_paused()
         except Exception as error:  # noqa: BLE001 - whatever it is, the engine did not answer
             log.error("the engine of policy %s does not answer: %s", self._config.name, error)
             return PolicyState.FAILED
-        return PolicyState.SERVING
+        return PolicyState.UPDATING if paused else PolicyState.SERVING
 
     async def close(self) -> None:
         """End the engine's processes; what is in flight is lost, so drain first."""
@@ -132,8 +136,7 @@ class EngineCalls:
     def _failed(self) -> PolicyError:
         return PolicyError(
             f"the engine of policy {self._config.name} failed on this request; its log has the reason",
-            reason="ENGINE_FAILED",
-            infrastructure=True,
+            reason="GENERATION_FAILED",
         )
 
 

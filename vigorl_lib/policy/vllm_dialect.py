@@ -100,7 +100,7 @@ class VllmDialect:
         return [0.0, *_first(output.prompt_logprobs)[1:]]
 
     def pieces(self) -> Pieces:
-        return Pieces(self._renderer.decode([self._renderer.im_end]))
+        return Pieces(self._renderer)
 
     def _finish_reason(self, output: CompletionOutput) -> FinishReason:
         match output.finish_reason, output.stop_reason:
@@ -122,8 +122,8 @@ class VllmDialect:
 class Pieces:
     """Puts the deltas of one sample together."""
 
-    def __init__(self, end_of_turn: str) -> None:
-        self._end_of_turn = end_of_turn
+    def __init__(self, renderer: ChatRenderer) -> None:
+        self._renderer = renderer
         self._token_ids: list[int] = []
         self._logprobs: Any = None
         self._last: Any = None
@@ -136,7 +136,10 @@ class Pieces:
         else:
             self._logprobs.extend(piece.logprobs)
         self._last = piece
-        text = piece.text.removesuffix(self._end_of_turn) if piece.finish_reason else piece.text
+        text = piece.text
+        if isinstance(piece.stop_reason, int):
+            # The token that ended the sample is none of its text.
+            text = text.removesuffix(self._renderer.decode([piece.stop_reason]))
         self._said += text
         return StreamDelta(text, tuple(piece.token_ids), _first(piece.logprobs))
 

@@ -6,7 +6,6 @@ This is the only place that knows vLLM's arguments. Requests and updates are `vi
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import tempfile
@@ -22,12 +21,11 @@ from vigorl_lib.errors import PolicyError
 from vigorl_lib.models.chat import ChatRenderer
 from vigorl_lib.models.families import Family
 from vigorl_lib.models.loading import CONFIG, describe, load_tokenizer, local_folder, read_json
+from vigorl_lib.models.weights import wanted_weights
 from vigorl_lib.policy.base import MAX_TOP_LOGPROBS
 from vigorl_lib.policy.config import PolicyConfig
-from vigorl_lib.policy.vllm_plugin import install
+from vigorl_lib.policy.vllm_plugin import OURS, install
 from vigorl_lib.policy.vllm_weights import FetchedWeights, check_fits, fetch
-from vigorl_lib.storage.base import open_storage
-from vigorl_lib.storage.current import read_current
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -35,13 +33,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PROGRESS_EVERY_S = 5.0
+SHUTDOWN_S = 8.0
+"""What the engine's processes get to end by themselves."""
 CPU_BLOCK_SIZE = 32
 """Tokens; the smallest that vLLM's attention on a CPU takes. Only whole blocks are found in the prefix cache again."""
 CPU_KV_CACHE_GIB = 1.0
 
 ENVIRONMENT = {
-    # The newer runner samples elsewhere, out of reach of our plugin's log-probs after temperature.
-    "VLLM_USE_V2_MODEL_RUNNER": "0",
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
@@ -72,7 +70,7 @@ class LaunchedEngine:
 
     def close(self) -> None:
         """End the engine's processes and delete what was downloaded. Blocks."""
-        self.engine.shutdown()
+        self.engine.shutdown(timeout=SHUTDOWN_S)
         # Its finaliser does it again, and fails where it runs as late as at the end of the interpreter.
         self.engine.shutdown = lambda timeout=None: None
         self._resources.close()
@@ -99,7 +97,8 @@ def start(config: PolicyConfig) -> StartedEngine:
         ChatRenderer(load_tokenizer(launched.checkpoint), resize),
         family,
         vocabulary=int(text["vocab_size"]),
-        trained_context=int(text["max_position_embeddings"]),
+        # vLLM always samples, also when it only scores: one place of its own limit is for that token.
+        trained_context=_max_model_len(config, text) - 1,
     )
 
 
@@ -114,10 +113,12 @@ def launch(config: PolicyConfig) -> LaunchedEngine:
         text = values.get("text_config") or {}
         tied = bool(values.get("tie_word_embeddings", text.get("tie_word_embeddings", False)))
         weights, version = FetchedWeights(checkpoint), 0
-        if config.weights_root and (current := read_current(open_storage(config.weights_root))) is not None:
+        if config.weights_root and (current := wanted_weights(config.weights_root)) is not None:
             weights, version = fetch(current.uri), current.version
             check_fits(weights.folder, checkpoint, tied=tied)
         folder = stack.enter_context(_merged(checkpoint, weights.folder))
+        # Sockets of the engine's processes; vLLM leaves them behind.
+        os.environ["VLLM_RPC_BASE_PATH"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="vigorl-rpc-"))
         on_cpu = _prepare_vllm(config)
         if tied and on_cpu and config.trainable_by:
             raise PolicyError(
@@ -125,7 +126,7 @@ def launch(config: PolicyConfig) -> LaunchedEngine:
                 "output layer after an update; untie them (tie_word_embeddings false) or use engine transformers",
                 reason="TIED_EMBEDDINGS",
             )
-        engine = _open_engine(config, folder, _dtype(config, values), on_cpu=on_cpu)
+        engine = _open_engine(config, folder, values, on_cpu=on_cpu)
         resources = stack.pop_all()
     return LaunchedEngine(engine, checkpoint, values, tied, version, weights, resources)
 
@@ -134,6 +135,10 @@ def _prepare_vllm(config: PolicyConfig) -> bool:
     """Set vLLM's surroundings and import it; whether it runs on the CPU."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # Log-probs after temperature need our plugin in every process, and the runner that it knows.
+    os.environ |= {OURS: "1", "VLLM_USE_V2_MODEL_RUNNER": "0"}
+    if allowed := os.environ.get("VLLM_PLUGINS"):
+        os.environ["VLLM_PLUGINS"] = f"{allowed},vigorl"
     os.environ["OMP_NUM_THREADS"] = str(config.threads)
     if not config.vllm.compile:
         # vLLM compiles a few small functions even in eager mode, at the first request, with a C++ compiler.
@@ -151,7 +156,7 @@ def _prepare_vllm(config: PolicyConfig) -> bool:
     return is_cpu
 
 
-def _open_engine(config: PolicyConfig, folder: Path, dtype: str, *, on_cpu: bool) -> AsyncLLM:
+def _open_engine(config: PolicyConfig, folder: Path, values: dict[str, Any], *, on_cpu: bool) -> AsyncLLM:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -167,14 +172,14 @@ def _open_engine(config: PolicyConfig, folder: Path, dtype: str, *, on_cpu: bool
         model=str(folder),
         tokenizer=str(folder),
         served_model_name=config.name,
-        dtype=dtype,
+        dtype=_dtype(config, values),
         load_format="safetensors",
         trust_remote_code=False,
         generation_config="vllm",
         tensor_parallel_size=settings.tensor_parallel_size,
         data_parallel_size=settings.data_parallel_size,
         gpu_memory_utilization=settings.gpu_memory_utilization,
-        max_model_len=_max_model_len(config, folder),
+        max_model_len=_max_model_len(config, values),
         max_num_seqs=config.max_batch,
         limit_mm_per_prompt={"image": config.max_images, "video": 0},
         enable_prefix_caching=True,
@@ -195,10 +200,10 @@ def _open_engine(config: PolicyConfig, folder: Path, dtype: str, *, on_cpu: bool
     return engine
 
 
-def _max_model_len(config: PolicyConfig, folder: Path) -> int:
-    values = json.loads((folder / CONFIG).read_bytes())
-    trained_for = (values.get("text_config") or values).get("max_position_embeddings", config.max_context_tokens)
-    return min(config.max_context_tokens, int(trained_for))
+def _max_model_len(config: PolicyConfig, values: dict[str, Any]) -> int:
+    wanted = config.max_context_tokens + 1
+    trained_for = (values.get("text_config") or values).get("max_position_embeddings", wanted)
+    return min(wanted, int(trained_for))
 
 
 def _dtype(config: PolicyConfig, values: dict[str, Any]) -> str:

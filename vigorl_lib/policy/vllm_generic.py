@@ -91,7 +91,7 @@ class GenericVllmPolicy:
             )
         completions = tuple(_completion(output.outputs[0]) for output in outputs)
         for output, completion in zip(outputs, completions, strict=True):
-            self._metrics.answered(completion, _queue_s(output), time.monotonic() - begin)
+            self._metrics.answered(completion, _queue_s(output))
         return Generation(
             prompt=tuple(prompt),
             completions=completions,

@@ -18,14 +18,17 @@ from typing import Any
 _PR_SET_PDEATHSIG = 1
 _GREEDY_BELOW = 1e-5
 MAX_SLEEP_MS = 1
+OURS = "VIGORL_VLLM_ENGINE"
+"""Set in the environment of an engine that we start: the entry point is loaded by every vLLM of an installation."""
 
 
 def install() -> None:
-    """Apply all adaptations; further calls change nothing."""
-    _end_with_parent()
+    """Apply what is missing; further calls change nothing. An engine that is not ours gets the processors only."""
     _do_without_torchvision()
-    _temper_logprobs()
-    _wait_without_spinning()
+    if os.environ.get(OURS):
+        _end_with_parent()
+        _temper_logprobs()
+        _wait_without_spinning()
 
 
 def _end_with_parent() -> None:

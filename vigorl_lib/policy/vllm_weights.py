@@ -9,6 +9,7 @@ is for the caller to see to (`vigorl_lib.policy.gate`); reading weights into our
 from __future__ import annotations
 
 import logging
+import os
 import re
 import tempfile
 from dataclasses import dataclass
@@ -42,17 +43,25 @@ class FetchedWeights:
 
 
 def fetch(uri: str) -> FetchedWeights:
-    """A committed folder in storage, its digests checked; one on this machine is used where it lies.
+    """A committed folder in storage, its digests checked; one on this machine is linked, or else used where it lies.
 
     Raises StorageError (NOT_COMMITTED, OBJECT_CORRUPT …).
     """
     storage, name = open_parent(uri)
-    if (folder := storage.local_path(name)) is not None:
-        commit.verify(storage, name)
-        return FetchedWeights(folder)
     temporary = tempfile.TemporaryDirectory(prefix="vigorl-weights-")
-    commit.fetch(storage, name, Path(temporary.name))
-    return FetchedWeights(Path(temporary.name), temporary)
+    kept = Path(temporary.name)
+    if (folder := storage.local_path(name)) is None:
+        commit.fetch(storage, name, kept)
+        return FetchedWeights(kept, temporary)
+    commit.verify(storage, name)
+    try:
+        # The learner deletes old versions, and this one may be needed again when loading a later one fails.
+        for path in folder.glob("*.safetensors"):
+            os.link(path, kept / path.name)
+    except OSError:
+        temporary.cleanup()
+        return FetchedWeights(folder)
+    return FetchedWeights(kept, temporary)
 
 
 def check_fits(folder: Path, checkpoint: Path, *, tied: bool) -> None:
@@ -150,7 +159,8 @@ class WeightsUpdater:
             # The workers have dropped what they computed from images; a scheduler that still counts on it would fail.
             await self._engine.reset_encoder_cache()
             await self._engine.reset_mm_cache()
-            await self._engine.reset_prefix_cache()
+            if not await self._engine.reset_prefix_cache():
+                raise RuntimeError("vLLM did not empty its prefix cache")
         finally:
             # An engine that stays paused would let every later request hang.
             if not self._engine.errored:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
@@ -19,8 +18,8 @@ from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
-from vigorl_lib.errors import ConfigError, VigorlError
-from vigorl_lib.rpc.config import MAX_MESSAGE_BYTES, ClientConfig, bearer_token
+from vigorl_lib.errors import VigorlError
+from vigorl_lib.rpc.config import MAX_MESSAGE_BYTES, ClientConfig, bearer_token, read_pem
 from vigorl_lib.rpc.context import budget_s, request_id
 from vigorl_lib.rpc.errors import DETAILS_KEY, from_call
 from vigorl_lib.rpc.images import SentImages
@@ -147,18 +146,9 @@ class Connection:
         config = self.config
         if config.tls_ca is None:
             return None
-        key = _pem(config.tls_key) if config.tls_key else None
-        chain = _pem(config.tls_certificate) if config.tls_certificate else None
-        return grpc.ssl_channel_credentials(_pem(config.tls_ca), key, chain)
-
-
-def _pem(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read {path}: {error.strerror}; check the tls_ paths", reason="TLS_FILE_UNREADABLE", path=path
-        ) from None
+        key = read_pem(config.tls_key) if config.tls_key else None
+        chain = read_pem(config.tls_certificate) if config.tls_certificate else None
+        return grpc.ssl_channel_credentials(read_pem(config.tls_ca), key, chain)
 
 
 def retry_after_s(error: VigorlError) -> float | None:

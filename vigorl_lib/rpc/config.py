@@ -12,6 +12,7 @@ from typing import Self
 from pydantic import Field, SecretStr, model_validator
 
 from vigorl_lib.config import Section, section_from_environment
+from vigorl_lib.errors import ConfigError
 
 MAX_MESSAGE_BYTES = 32 << 20
 """Largest message sent or received; above it gRPC answers RESOURCE_EXHAUSTED before anything is parsed."""
@@ -39,6 +40,14 @@ class ServerConfig(Section):
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
     """PEM file of the authority whose client certificates are demanded (mTLS)."""
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> ServerConfig:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key belong together")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_client_ca needs tls_certificate and tls_key: TLS is off without them")
+        return self
 
 
 class ClientConfig(Section):
@@ -78,3 +87,13 @@ def bearer_token(*, admin: bool = False) -> str | None:
         return None
     wanted = settings.admin_token if admin and settings.admin_token is not None else settings.token
     return wanted.get_secret_value()
+
+
+def read_pem(path: Path) -> bytes:
+    """A certificate or key. Raises ConfigError (TLS_FILE_UNREADABLE)."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}; check the tls_ paths", reason="TLS_FILE_UNREADABLE", path=path
+        ) from None

@@ -57,8 +57,19 @@ class ImageCache:
     async def resolve_all(self, protos: Sequence[image_pb2.Image]) -> list[Image]:
         """`resolve` of each, in order; whatever reads storage or hashes much runs off the event loop."""
         if any(self._is_slow(proto) for proto in protos):
-            return await asyncio.to_thread(lambda: [self.resolve(proto) for proto in protos])
-        return [self.resolve(proto) for proto in protos]
+            return await asyncio.to_thread(self._resolve_together, protos)
+        return self._resolve_together(protos)
+
+    def _resolve_together(self, protos: Sequence[image_pb2.Image]) -> list[Image]:
+        """What a request has said once holds to its end, even where the cache is too small for all of it."""
+        images: list[Image] = []
+        said: dict[str, Image] = {}
+        for proto in protos:
+            sha256 = proto.digest.sha256 if proto.WhichOneof("source") == "digest" else ""
+            image = said[sha256] if sha256 in said else self.resolve(proto)
+            said[image.sha256] = image
+            images.append(image)
+        return images
 
     def _is_slow(self, proto: image_pb2.Image) -> bool:
         match proto.WhichOneof("source"):

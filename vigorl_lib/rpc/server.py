@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import ipaddress
 import json
+import logging
 import os
 import signal
 import sys
@@ -27,17 +28,23 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from vigorl_lib.config import Section, load
-from vigorl_lib.errors import ConfigError, DataError, VigorlError
-from vigorl_lib.rpc.config import MAX_MESSAGE_BYTES, ServerConfig, bearer_token
+from vigorl_lib.errors import ConfigError, DataError, InternalError, VigorlError
+from vigorl_lib.rpc.config import MAX_MESSAGE_BYTES, ServerConfig, bearer_token, read_pem
 from vigorl_lib.rpc.logs import setup_logging
 from vigorl_lib.rpc.shell import Shell, watch_loop
 
 LIVENESS = "liveness"
 """Health name that a liveness probe asks; the empty name and the service's full name mean readiness."""
+HEALTH_CALLS = 64
+"""Room for calls that admission does not count, such as watches of the health service."""
 PROBE_EVERY_S = 1.0
 PROBE_TIMEOUT_S = 20.0
 """A service that does not answer its own probe within this time is neither ready nor alive."""
 
+SILENCES = 3
+"""So many checks without an answer mean that only a new process helps."""
+
+_log = logging.getLogger("vigorl.rpc")
 # The type stubs of grpcio-health-checking leave out `health.aio`.
 _HealthServicer: Any = vars(health)["aio"].HealthServicer
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -89,6 +96,8 @@ async def running(
     shell = Shell(max_concurrent_calls=config.max_concurrent_calls, min_budget_s=config.min_budget_s, token=token)
     server = grpc.aio.server(
         interceptors=[shell],
+        # Above admission, which refuses with a time to wait: this bounds the messages that are held at once.
+        maximum_concurrent_rpcs=config.max_concurrent_calls + HEALTH_CALLS,
         options=(
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -112,7 +121,7 @@ async def running(
             if config.reflection and token is None:
                 names = (service.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
                 reflection.enable_server_reflection(names, cast(grpc.aio.Server, late))
-            await service.probe()
+            await _until_ready(service)
             shell.loading = False
             for name in ("", service.full_name):
                 await status.set(name, _SERVING)
@@ -149,34 +158,58 @@ class _LateHandlers(grpc.GenericRpcHandler):
         return next((found for handler in self._handlers if (found := handler.service(call)) is not None), None)
 
 
+async def _until_ready(service: Service) -> None:
+    """Raises what the service's checks raise once waiting does not help."""
+    while True:
+        try:
+            await service.probe()
+            return
+        except VigorlError as error:
+            if not error.infrastructure:
+                raise
+        # Weights may be on their way in: that is no failure, unless the service says that it is.
+        await (service.alive or service.probe)()
+        await asyncio.sleep(0.1)
+
+
 async def _watch_health(service: Service, status: Any, on_failure: Callable[[VigorlError], None] | None) -> None:
+    silences = 0
     while True:
         await asyncio.sleep(PROBE_EVERY_S)
         ready = await _answers(service.probe) is None
         failure = await _answers(service.alive or service.probe)
+        silences = silences + 1 if isinstance(failure, TimeoutError) else 0
         for name in ("", service.full_name):
             await status.set(name, _SERVING if ready and failure is None else _NOT_SERVING)
         await status.set(LIVENESS, _SERVING if failure is None else _NOT_SERVING)
-        if service.alive is not None and isinstance(failure, VigorlError):
+        hung = silences >= SILENCES
+        if service.alive is not None and (isinstance(failure, VigorlError) or hung):
             if on_failure is not None:
-                on_failure(failure)
+                on_failure(failure if isinstance(failure, VigorlError) else _silent(service))
             return
 
 
-async def _answers(question: Callable[[], Awaitable[object]]) -> VigorlError | TimeoutError | None:
+async def _answers(question: Callable[[], Awaitable[object]]) -> Exception | None:
     """What a service's own check raises, None if all is well."""
     try:
         await asyncio.wait_for(question(), PROBE_TIMEOUT_S)
-    except (TimeoutError, VigorlError) as error:
+    except Exception as error:  # noqa: BLE001 - a check that breaks is a check that fails; the watch must go on
+        if not isinstance(error, VigorlError | TimeoutError):
+            _log.error("a health check broke", exc_info=error)
         return error
     return None
+
+
+def _silent(service: Service) -> InternalError:
+    waited_s = SILENCES * PROBE_TIMEOUT_S
+    return InternalError(f"{service.full_name} has not answered its own check for {waited_s:.0f} s", reason="HUNG")
 
 
 def _bind(server: grpc.aio.Server, config: ServerConfig, token: str | None) -> str:
     host, _, port = config.listen.rpartition(":")
     if not host or not port.isdigit():
         raise ConfigError(f"server.listen: expected host:port, found {config.listen!r}", reason="LISTEN_INVALID")
-    if not (_is_loopback(host) or token or config.tls_certificate or config.allow_insecure):
+    if not (is_loopback(host) or token or config.tls_certificate or config.allow_insecure):
         raise ConfigError(
             f"{config.listen} is reachable from other machines and has neither a token nor TLS; set "
             "VIGORL_AUTH__TOKEN or server.tls_certificate, or allow it with server.allow_insecure",
@@ -200,7 +233,7 @@ def _bind(server: grpc.aio.Server, config: ServerConfig, token: str | None) -> s
     return f"{host}:{bound}"
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -208,10 +241,10 @@ def _is_loopback(host: str) -> bool:
 
 
 def _server_credentials(config: ServerConfig) -> grpc.ServerCredentials:
-    if config.tls_certificate is None or config.tls_key is None:
-        raise ConfigError("server.tls_certificate and server.tls_key belong together", reason="TLS_INCOMPLETE")
-    authority = config.tls_client_ca.read_bytes() if config.tls_client_ca else None
-    pair = (config.tls_key.read_bytes(), config.tls_certificate.read_bytes())
+    assert config.tls_certificate is not None
+    assert config.tls_key is not None
+    authority = read_pem(config.tls_client_ca) if config.tls_client_ca else None
+    pair = (read_pem(config.tls_key), read_pem(config.tls_certificate))
     return grpc.ssl_server_credentials([pair], authority, require_client_auth=authority is not None)
 
 
@@ -261,8 +294,9 @@ async def _serve(name: str, config: ServerConfig, build: Build, address_file: Pa
         _start_metrics(config.metrics_port)
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[None] = loop.create_future()
+    # Until the service is ready there is nothing to drain, and a load of minutes would go on.
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _on_signal, number, ended)
+        loop.add_signal_handler(number, os._exit, 128 + number)
 
     def fail(error: VigorlError) -> None:
         if not ended.done():
@@ -273,6 +307,8 @@ async def _serve(name: str, config: ServerConfig, build: Build, address_file: Pa
         sys.stdout.flush()
         if address_file is not None:
             write_whole(address_file, address + "\n")
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, _on_signal, number, ended)
         await ended
 
 

@@ -1,6 +1,6 @@
 """What every call passes through on a server, in one interceptor around the servicer.
 
-In this order: request id and deadline into the call's context, deadline, token, admission; then the
+In this order: token, loading; request id and deadline into the call's context, deadline, admission; then the
 servicer; then metrics, one line in the log, and the error table. Health and reflection calls pass by.
 A method that the servicer does not define answers UNIMPLEMENTED / NOT_IMPLEMENTED.
 """
@@ -57,14 +57,21 @@ class Shell(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         method = handler_call_details.method
-        if self.loading and method.startswith(_OWN_METHODS):
-            return _LOADING
+        if method.startswith(_OWN_METHODS):
+            metadata = dict(handler_call_details.invocation_metadata or ())
+            if not self._is_authorized(str(metadata.get("authorization", ""))):
+                return _UNAUTHORIZED
+            if self.loading:
+                return _LOADING
         if method in self._handlers:
             return self._handlers[method]
         handler = await continuation(handler_call_details)
         if handler is not None and method.startswith(_OWN_METHODS):
             handler = self._handlers[method] = self._wrapped(method, handler)
         return handler
+
+    def _is_authorized(self, given: str) -> bool:
+        return self._authorization is None or hmac.compare_digest(given.encode(), self._authorization)
 
     def _wrapped(self, method: str, handler: Any) -> grpc.RpcMethodHandler[Any, Any]:
         codec = (handler.request_deserializer, handler.response_serializer)
@@ -116,13 +123,6 @@ class Shell(grpc.aio.ServerInterceptor):
                     f"{remaining_s * 1000:.1f} ms are left, at least {self._min_budget_s * 1000:.1f} ms are needed",
                     reason="DEADLINE_TOO_SHORT",
                 )
-        if self._authorization is not None:
-            given = str(metadata.get("authorization", "")).encode()
-            if not hmac.compare_digest(given, self._authorization):
-                raise RefusedCall(
-                    "a valid bearer token is needed; set VIGORL_AUTH__TOKEN to this installation's token",
-                    reason="TOKEN_INVALID",
-                )
         if self.in_flight >= self._max_concurrent_calls:
             raise RefusedCall(
                 f"{self.in_flight} calls are in flight, the most that this server admits; try again soon",
@@ -161,13 +161,21 @@ async def _abort(servicer_context: ServicerContext, failure: Exception) -> None:
     await servicer_context.abort(code_of(known), known.message, trailing_metadata(known))
 
 
-async def _loading(request: object, servicer_context: ServicerContext) -> None:
-    refusal = RefusedCall("this server is still loading", reason="LOADING", infrastructure=True)
-    await servicer_context.abort(code_of(refusal), refusal.message, trailing_metadata(refusal))
+def _refusing(refusal: RefusedCall) -> grpc.RpcMethodHandler[Any, Any]:
+    """A handler that refuses without reading the request. Also right for a stream: it ends before its first message."""
+
+    async def refuse(request: object, servicer_context: ServicerContext) -> None:
+        await servicer_context.abort(code_of(refusal), refusal.message, trailing_metadata(refusal))
+
+    return grpc.unary_unary_rpc_method_handler(refuse)
 
 
-# Also right for a call whose answer would be a stream: it ends before its first message.
-_LOADING: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(_loading)
+_LOADING = _refusing(RefusedCall("this server is still loading", reason="LOADING", infrastructure=True))
+_UNAUTHORIZED = _refusing(
+    RefusedCall(
+        "a valid bearer token is needed; set VIGORL_AUTH__TOKEN to this installation's token", reason="TOKEN_INVALID"
+    )
+)
 
 
 async def _missing(request: object, servicer_context: ServicerContext) -> None:

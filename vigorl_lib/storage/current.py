@@ -6,6 +6,7 @@ names is read and verified elsewhere (`vigorl_lib.storage.commit`, `vigorl_lib.m
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 
@@ -37,6 +38,16 @@ def read_current(storage: Storage, key: str = CURRENT) -> CurrentWeights | None:
         raise CorruptObject(
             f"{storage.uri}: {key}: expected JSON with version, uri and sha256", reason="CURRENT_INVALID"
         ) from None
+
+
+def check_marker(current: CurrentWeights, marker: bytes) -> None:
+    """Raises CorruptObject unless these are the very weights that were published as wanted."""
+    if hashlib.sha256(marker).hexdigest() != current.sha256:
+        raise CorruptObject(
+            f"{current.uri}: its marker is not the one that {CURRENT} names; was the version written again?",
+            reason="OBJECT_CORRUPT",
+            uri=current.uri,
+        )
 
 
 def write_current(storage: Storage, key: str, current: CurrentWeights) -> None:
