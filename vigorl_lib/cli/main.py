@@ -21,6 +21,7 @@ COMMANDS = {
     "search": ("vigorl_lib.cli.search", "Tree search over a data set with a policy."),
     "linearize": ("vigorl_lib.cli.linearize", "Turn searched trees into chains to train on."),
     "train": ("vigorl_lib.cli.train", "Train: sft, grpo."),
+    "jobs": ("vigorl_lib.cli.jobs", "Jobs on a cluster: render, submit, list, status, logs, cancel."),
     "evaluate": ("vigorl_lib.cli.evaluate", "Measure a policy on a data set."),
     "export": ("vigorl_lib.cli.export", "Write a checkpoint as a Hugging Face folder."),
     "report": ("vigorl_lib.cli.report", "Write report.html of a run."),
