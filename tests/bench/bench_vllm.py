@@ -119,7 +119,8 @@ async def _text(policy: Policy, seed: int) -> None:
 
 async def _alone(policy: VllmPolicy, scenes: list[Example], number: int) -> int:
     """The same request straight to vLLM's `generate`: the rendering is ours, admission, gate and answer are not."""
-    prepared, sampling = policy._intake.to_generate(_prompt(scenes[number % len(scenes)]), sampling_of(number))
+    prompt = _prompt(scenes[number % len(scenes)])
+    prepared, sampling = await asyncio.to_thread(policy._intake.to_generate, prompt, sampling_of(number))
     inputs: Any
     (inputs,) = await policy._calls.engine.renderer.render_cmpl_async([policy._dialect.prompt(prepared)])
     params = policy._dialect.sampling(sampling, number, whole=True)

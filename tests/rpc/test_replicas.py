@@ -186,6 +186,19 @@ asyncio.run(main())
 """
 
 
+async def test_a_request_that_breaks_two_engines_is_kept_from_the_third() -> None:
+    broken = PolicyError("the engine has ended", reason="ENGINE_FAILED", infrastructure=True)
+    policies = [FakePolicy(fail=broken) for _ in range(3)]
+    async with AsyncExitStack() as stack:
+        addresses = [await stack.enter_async_context(served(policy)) for policy in policies]
+        client = PolicyClient(",".join(addresses))
+        with pytest.raises(PolicyError) as caught:
+            await ask(client)
+        await client.close()
+    assert caught.value.reason == "ENGINE_FAILED"
+    assert sum(len(policy.prompts) for policy in policies) == 2
+
+
 async def test_no_request_is_lost_when_a_replica_is_killed_in_mid_run() -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", SERVER, stdout=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.getcwd()}

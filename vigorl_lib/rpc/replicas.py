@@ -39,6 +39,8 @@ BACKOFF_FACTOR = 2.5
 _DNS = "dns:///"
 _TOO_OLD = "POLICY_TOO_OLD"
 _FULL = frozenset({"OVERLOADED", "ADMISSION_LIMIT"})
+_LOST = "ENGINE_FAILED"
+"""Two engines that break under one request are enough: it may be what breaks them."""
 # CANCELLED is what a server says that ends a call with its drain; our own cancellations are no VigorlError.
 _GONE = frozenset({"UNAVAILABLE", "CANCELLED", "LOADING", "ENGINE_CLOSED", "ENGINE_FAILED", "ENDPOINT_FAILED"})
 _log = logging.getLogger("vigorl.rpc")
@@ -129,7 +131,8 @@ class Replicas:
             try:
                 return await work(connection, end - time.monotonic())
             except VigorlError as error:
-                if not _elsewhere(error) or time.monotonic() >= end:
+                lost = error.reason == _LOST and any(before.reason == _LOST for before in refusals)
+                if lost or not _elsewhere(error) or time.monotonic() >= end:
                     raise
                 refusals.append(error)
                 _log.debug("replica passed over", extra={"target": connection.target, "reason": error.reason})
