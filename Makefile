@@ -19,7 +19,7 @@ export HF_HUB_OFFLINE := 1
 export DS_BUILD_OPS := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow check lint types doors protos chart bench format clean
+.PHONY: help quickstart test test-slow check lint types doors protos chart images bench format clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -72,6 +72,9 @@ protos: $(VENV)/.installed-dev
 
 chart: $(VENV)/.installed-dev ## helm lint and helm template for each values file
 	$(BIN)/python -m pytest tests/chart
+
+images: ## Container images with buildah or docker; VARIANT, BASE, REGISTRY, TAG as in docs/images.md
+	services/build.sh $(IMAGES)
 
 bench: $(VENV)/.installed-dev $(VENV)/.installed-vllm ## Tables and build/bench/<name>.json; one with BENCH=<name>
 	$(BIN)/python -m tests.bench $(BENCH)
