@@ -83,7 +83,7 @@ async def measure(
     mode: str = "multi_turn",
     keep: int = 0,
     seed: int = 0,
-    on_sample: OnSample = lambda done, total, failed: None,
+    on_sample: OnSample = lambda _: None,
 ) -> list[SampleRecord]:
     where = open_storage(str(storage)) if isinstance(storage, Path) else storage
     task = TASK.model_copy(update={"mode": mode})

@@ -17,7 +17,7 @@ from vigorl_lib.domain.image import Image
 from vigorl_lib.domain.trajectory import StopReason, Trajectory, TurnRecord
 from vigorl_lib.errors import ConfigError, PolicyError, RewardError
 from vigorl_lib.evaluation.metrics import accuracy
-from vigorl_lib.evaluation.run import pointing, read_kept_trajectories, read_records
+from vigorl_lib.evaluation.run import EvaluationProgress, pointing, read_kept_trajectories, read_records
 from vigorl_lib.reward.base import Score
 from vigorl_lib.reward.config import RewardConfig
 from vigorl_lib.reward.rules import LocalReward
@@ -114,12 +114,12 @@ async def test_fewer_examples_are_counted_without_the_records_of_the_others(tmp_
         writer.append({"sample": asdict(first[0])})
         writer.append({"sample": asdict(replace(first[0], correct=not first[0].correct))})
         writer.append({"sample": asdict(first[2])})
-    seen: list[tuple[int, int, int]] = []
+    seen: list[EvaluationProgress] = []
     found = await measure(
-        SCENES[:2], teacher(SCENES), storage, prefix="smaller", on_sample=lambda *counts: seen.append(counts)
+        SCENES[:2], teacher(SCENES), storage, prefix="smaller", on_sample=seen.append
     )
     assert found == first[:2], "of an example recorded twice the first counts"
-    assert seen == [(2, 2, 0)]
+    assert seen == [EvaluationProgress(1, 2, 0, 1, found[0]), EvaluationProgress(2, 2, 0, 1, found[1])]
 
 
 async def test_an_unreadable_picture_harms_no_other_sample(tmp_path: Path) -> None:

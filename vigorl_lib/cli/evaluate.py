@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+from contextlib import aclosing
 
 import click
 
 from vigorl_lib.cli.common import recipe_options, run_async
 from vigorl_lib.cli.progress import Progress
 from vigorl_lib.evaluation.metrics import SampleRecord
+from vigorl_lib.evaluation.run import EvaluationProgress, OnSample
 from vigorl_lib.recipes.schema import Recipe
+from vigorl_lib.rollout.task import TaskConfig
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
 @recipe_options(default="quickstart-evaluate")
 def evaluate(recipe: Recipe, as_json: bool) -> None:
-    """Measure a policy on a data set."""
+    """Measure a policy on a data set, in this process or by the service at services.evaluation."""
     from vigorl_lib.evaluation.table import cells_to_json, render_table
 
     cells = run_async(evaluate_policy(recipe))
@@ -24,7 +27,25 @@ def evaluate(recipe: Recipe, as_json: bool) -> None:
 
 
 async def evaluate_policy(recipe: Recipe) -> dict[tuple[str, str], list[SampleRecord]]:
-    """Sample records by (policy, mode); what a killed call recorded is not asked again."""
+    """Sample records by (policy, mode), made by the service at services.evaluation, else in this process.
+
+    What a killed call recorded is not asked again.
+    """
+    measure = _by_service if recipe.services.evaluation else _in_process
+    cells = {}
+    for mode in recipe.evaluation.modes:
+        temperature = recipe.evaluation.temperature
+        task = recipe.task.model_copy(update={"mode": mode, "prompt": "", "temperature": temperature})
+        with Progress(f"evaluate: {recipe.policy}, {mode}") as progress:
+
+            def show(now: EvaluationProgress, progress: Progress = progress) -> None:
+                progress(now.done, now.total, failed=now.failed, resumed=now.resumed)
+
+            cells[recipe.policy, mode] = await measure(recipe, task, show)
+    return cells
+
+
+async def _in_process(recipe: Recipe, task: TaskConfig, show: OnSample) -> list[SampleRecord]:
     from vigorl_lib.data.datasets import read_dataset
     from vigorl_lib.evaluation.run import evaluate as measure
     from vigorl_lib.rollout.step import Stepper
@@ -34,26 +55,47 @@ async def evaluate_policy(recipe: Recipe) -> dict[tuple[str, str], list[SampleRe
     from vigorl_lib.storage.layout import RunLayout
 
     storage = open_storage(recipe.root)
-    layout = RunLayout(storage, recipe.run_id)
-    settings = recipe.evaluation
-    examples = read_dataset(
-        storage, ImageStore(storage), recipe.dataset.name, recipe.dataset.split, settings.limit or None
-    )
-    cells = {}
+    dataset, limit = recipe.dataset, recipe.evaluation.limit or None
+    examples = read_dataset(storage, ImageStore(storage), dataset.name, dataset.split, limit, with_images=False)
     async with connect(recipe.services, recipe.policy) as wired:
-        for mode in settings.modes:
-            task = recipe.task.model_copy(update={"mode": mode, "prompt": "", "temperature": settings.temperature})
-            with Progress(f"evaluate: {recipe.policy}, {mode}") as progress:
-                cells[recipe.policy, mode] = await measure(
-                    examples,
-                    Stepper(wired.policy, wired.environment, task),
-                    wired.reward,
-                    recipe.reward,
-                    storage=storage,
-                    prefix=f"{layout.root}/evaluation/{recipe.policy}/{mode}",
-                    seed=recipe.seed,
-                    max_in_flight=settings.max_in_flight,
-                    keep_trajectories=settings.keep_trajectories,
-                    on_sample=progress.count,
-                )
-    return cells
+        return await measure(
+            examples,
+            Stepper(wired.policy, wired.environment, task),
+            wired.reward,
+            recipe.reward,
+            storage=storage,
+            prefix=RunLayout(storage, recipe.run_id).evaluation(recipe.policy, task.mode),
+            seed=recipe.seed,
+            max_in_flight=recipe.evaluation.max_in_flight,
+            keep_trajectories=recipe.evaluation.keep_trajectories,
+            on_sample=show,
+        )
+
+
+async def _by_service(recipe: Recipe, task: TaskConfig, show: OnSample) -> list[SampleRecord]:
+    from vigorl_lib.evaluation.client import EvaluationClient
+    from vigorl_lib.rpc.channels import Connections
+
+    records = []
+    connections = Connections(recipe.services.client)
+    client = EvaluationClient(recipe.services.evaluation, connections=connections)
+    try:
+        steps = client.evaluate(
+            run_id=recipe.run_id,
+            dataset=recipe.dataset.name,
+            split=recipe.dataset.split,
+            limit=recipe.evaluation.limit,
+            policy=recipe.policy,
+            task=task,
+            reward=recipe.reward,
+            seed=recipe.seed,
+            keep_trajectories=recipe.evaluation.keep_trajectories,
+        )
+        async with aclosing(steps):
+            async for step in steps:
+                if isinstance(step, EvaluationProgress):
+                    show(step)
+                    records += [step.record] if step.record is not None else []
+    finally:
+        await connections.close()
+    return records

@@ -39,10 +39,6 @@ class Progress:
         self._last_log = now
         self._show()
 
-    def count(self, done: int, total: int, failed: int) -> None:
-        """The same, for callers that tell of every single item, the first one included."""
-        self(done, total, failed=failed, resumed=done - 1)
-
     def _rate(self) -> float:
         done = self._last[0] - (self._resumed or 0)
         return done / max(1e-9, time.monotonic() - self._begin)

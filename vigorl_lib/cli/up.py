@@ -1,4 +1,4 @@
-"""`vigorl up`: the four services as local processes, until Ctrl-C."""
+"""`vigorl up`: the services as local processes, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def running_services(folder: Path, policies: dict[str, dict[str, Any]], *, root:
 def start_services(
     services: Services, policies: dict[str, dict[str, Any]], *, root: str, search_listen: str = "127.0.0.1:0"
 ) -> dict[str, Any]:
-    """Start environment, reward, the policies and search, wait until all serve, and return a `services` section."""
+    """Start all services with these policies, wait until they serve, and return a `services` section."""
     services.launch("environment", "environment", {"root": root})
     services.launch("reward", "reward", {"root": root})
     admin = {name: services.folder / f"policy-{name}.admin" for name in policies}
@@ -101,4 +101,5 @@ def start_services(
         "reward": services.wait_ready("reward"),
     }
     services.launch("search", "search", {"root": root, "services": targets}, listen=search_listen)
-    return {**targets, "search": services.wait_ready("search")}
+    services.launch("evaluation", "evaluation", {"root": root, "services": targets})
+    return {**targets, **{name: services.wait_ready(name) for name in ("search", "evaluation")}}

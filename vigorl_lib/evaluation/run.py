@@ -8,6 +8,7 @@ What was asked, and how, is written beside the records; records made in another 
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -30,8 +31,20 @@ from vigorl_lib.storage.base import Storage
 from vigorl_lib.storage.images import ImageStore
 from vigorl_lib.storage.segments import SegmentWriter, read_segments
 
-OnSample = Callable[[int, int, int], None]
-"""Called with (done, total, failed)."""
+
+@dataclass(frozen=True, slots=True)
+class EvaluationProgress:
+    """How far an evaluation is. `record` is the sample that was just counted, None for one that failed."""
+
+    done: int
+    total: int
+    failed: int
+    resumed: int
+    """Samples that were recorded before this call; they are reported first."""
+    record: SampleRecord | None
+
+
+OnSample = Callable[[EvaluationProgress], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,32 +71,47 @@ async def evaluate(
 ) -> list[SampleRecord]:
     """Records of all examples, in their order. The trajectories of the first `keep_trajectories` are kept, too.
 
+    Several processes may share a prefix, each with examples of its own. Images without bytes are loaded from
+    `storage` when their sample begins.
+
     Raises PolicyError (EVALUATION_INCOMPLETE) if failures left samples undone, ConfigError
     (EVALUATION_DIFFERS) if records under the prefix were made with other settings.
     """
     await _claim(storage, prefix, stepper, reward_config, seed)
     asked = {example.example_id for example in examples}
-    records = read_records(storage, prefix)
+    records = await asyncio.to_thread(read_records, storage, prefix)
     done = {record.example_id: record for record in records if record.example_id in asked}
     images = ImageStore(storage)
     kept = {example.example_id for example in examples[:keep_trajectories]}
     missing = [example for example in examples if example.example_id not in done]
     failed: list[str] = []
 
-    async def sample(example: Example) -> _Sample:
-        return await _sample(example, stepper, reward, reward_config, f"{prefix}/{example.example_id}/0", seed)
+    resumed = [done[example.example_id] for example in examples if example.example_id in done]
+    for number, record in enumerate(resumed, start=1):
+        on_sample(EvaluationProgress(number, len(examples), 0, len(resumed), record))
 
-    with SegmentWriter(storage, prefix) as writer:
+    async def sample(example: Example) -> _Sample:
+        return await _sample(example, images, stepper, reward, reward_config, f"{prefix}/{example.example_id}/0", seed)
+
+    def write(record: SampleRecord, result: tuple[Trajectory, Score]) -> None:
+        writer.append(_entry(record, *result, images if record.example_id in kept else None))
+
+    writer = await asyncio.to_thread(SegmentWriter, storage, prefix)
+    try:
         jobs = (partial(sample, example) for example in missing)
         async with aclosing(rollout_many(jobs, max_in_flight=max_in_flight)) as results:
             async for result in results:
                 name = result.example.example_id
+                made = None
                 if result.scored is None:
                     failed.append(f"{name}: {result.error}")
                 else:
-                    done[name] = to_record(result.example, *result.scored)
-                    writer.append(_entry(done[name], *result.scored, images if name in kept else None))
-                on_sample(len(done) + len(failed), len(examples), len(failed))
+                    made = done[name] = to_record(result.example, *result.scored)
+                    await asyncio.to_thread(write, made, result.scored)
+                counted = len(done) + len(failed)
+                on_sample(EvaluationProgress(counted, len(examples), len(failed), len(resumed), made))
+    finally:
+        await asyncio.to_thread(writer.close)
     if failed:
         raise PolicyError(
             f"{len(failed)} of {len(examples)} samples failed, first {failed[0]}; mend that example if its "
@@ -94,11 +122,25 @@ async def evaluate(
     return [done[example.example_id] for example in examples]
 
 
+async def _with_images(example: Example, images: ImageStore) -> Example:
+    if all(image.data is not None for image in example.images):
+        return example
+    loaded = await asyncio.to_thread(lambda: tuple(map(images.load, example.images)))
+    return replace(example, images=loaded)
+
+
 async def _sample(
-    example: Example, stepper: Stepper, reward: Reward, config: RewardConfig, trajectory_id: str, seed: int
+    example: Example,
+    images: ImageStore,
+    stepper: Stepper,
+    reward: Reward,
+    config: RewardConfig,
+    trajectory_id: str,
+    seed: int,
 ) -> _Sample:
     seed_path = (seed, "evaluate", example.example_id)
     try:
+        example = await _with_images(example, images)
         trajectory = await solve(stepper, example, trajectory_id=trajectory_id, seed_path=seed_path)
         if trajectory.stop.is_error:
             return _Sample(example, None, trajectory.error or trajectory.stop.value)

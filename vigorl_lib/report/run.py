@@ -110,7 +110,7 @@ class _Gather:
         return RunLayout(self.storage, f"{self.recipe.run_id}/{stage}" if stage else self.recipe.run_id)
 
     def _prefix(self, policy: str, mode: str) -> str:
-        return f"{self._layout().root}/evaluation/{policy}/{mode}"
+        return self._layout().evaluation(policy, mode)
 
     def _cells(self, policies: Sequence[str]) -> Iterator[tuple[tuple[str, str], list[SampleRecord]]]:
         for policy in policies:

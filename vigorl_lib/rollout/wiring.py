@@ -40,6 +40,8 @@ class ServicesConfig(Section):
     reward: str = LOCAL
     search: str = ""
     """Target of the search service, for the commands that ask it."""
+    evaluation: str = ""
+    """Target of the evaluation service; without one a command evaluates in its own process."""
     client: ClientConfig = ClientConfig()
     """Deadlines and TLS of all calls to these."""
 

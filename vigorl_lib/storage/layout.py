@@ -68,6 +68,10 @@ class RunLayout:
         """Prefix of a shard's journal and trees."""
         return f"{self.root}/search/{_padded(shard)}"
 
+    def evaluation(self, policy: str, mode: str) -> str:
+        """Prefix of the sample records of one cell of the results table."""
+        return f"{self.root}/evaluation/{policy}/{mode}"
+
     def checkpoint(self, step: int) -> str:
         return f"{self.checkpoints}/step-{step:06d}"
 

@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class EvaluationServiceStub:
-    """Measures a policy on a benchmark.
+    """Measures a policy on a data set.
+
+    The work of a call lives as long as the call.
     """
 
     def __init__(self, channel):
@@ -43,12 +45,14 @@ class EvaluationServiceStub:
 
 
 class EvaluationServiceServicer:
-    """Measures a policy on a benchmark.
+    """Measures a policy on a data set.
+
+    The work of a call lives as long as the call.
     """
 
     def Evaluate(self, request, context):
-        """Streams a result per sample, then the metrics. Called again with the same run id it goes on
-        behind what is committed.
+        """Streams a result per sample, then the metrics. Called again with the same run id it asks only for
+        what is not recorded; records that were made with other settings are refused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -71,7 +75,9 @@ def add_EvaluationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EvaluationService:
-    """Measures a policy on a benchmark.
+    """Measures a policy on a data set.
+
+    The work of a call lives as long as the call.
     """
 
     @staticmethod

@@ -27,29 +27,38 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EvaluationServiceStub:
-    """Measures a policy on a benchmark."""
+    """Measures a policy on a data set.
+
+    The work of a call lives as long as the call.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> EvaluationServiceAsyncStub: ...
     Evaluate: _grpc.UnaryStreamMultiCallable[_evaluation_service_pb2.EvaluateRequest, _evaluation_service_pb2.EvaluateResponse]
-    """Streams a result per sample, then the metrics. Called again with the same run id it goes on
-    behind what is committed.
+    """Streams a result per sample, then the metrics. Called again with the same run id it asks only for
+    what is not recorded; records that were made with other settings are refused.
     """
 
 @_typing.type_check_only
 class EvaluationServiceAsyncStub(EvaluationServiceStub):
-    """Measures a policy on a benchmark."""
+    """Measures a policy on a data set.
+
+    The work of a call lives as long as the call.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Evaluate: _aio.UnaryStreamMultiCallable[_evaluation_service_pb2.EvaluateRequest, _evaluation_service_pb2.EvaluateResponse]  # type: ignore[assignment]
-    """Streams a result per sample, then the metrics. Called again with the same run id it goes on
-    behind what is committed.
+    """Streams a result per sample, then the metrics. Called again with the same run id it asks only for
+    what is not recorded; records that were made with other settings are refused.
     """
 
 class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Measures a policy on a benchmark."""
+    """Measures a policy on a data set.
+
+    The work of a call lives as long as the call.
+    """
 
     @_abc_1.abstractmethod
     def Evaluate(
@@ -57,8 +66,8 @@ class EvaluationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _evaluation_service_pb2.EvaluateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_evaluation_service_pb2.EvaluateResponse], _abc.AsyncIterator[_evaluation_service_pb2.EvaluateResponse]]:
-        """Streams a result per sample, then the metrics. Called again with the same run id it goes on
-        behind what is committed.
+        """Streams a result per sample, then the metrics. Called again with the same run id it asks only for
+        what is not recorded; records that were made with other settings are refused.
         """
 
 def add_EvaluationServiceServicer_to_server(servicer: EvaluationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
