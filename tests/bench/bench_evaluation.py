@@ -10,7 +10,7 @@ from tests.bench.support import TASK, SlottedPolicy, examples, teacher
 from vigorl_lib.environment.zoom import ZoomEnvironment
 from vigorl_lib.evaluation.run import evaluate
 from vigorl_lib.reward.config import RewardConfig
-from vigorl_lib.reward.rules import LocalReward
+from vigorl_lib.reward.local import LocalReward
 from vigorl_lib.rollout.step import Stepper
 from vigorl_lib.storage.base import open_storage
 

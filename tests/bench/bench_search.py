@@ -11,7 +11,7 @@ from vigorl_lib.environment.zoom import ZoomEnvironment
 from vigorl_lib.policy.base import Policy
 from vigorl_lib.policy.client import PolicyClient
 from vigorl_lib.reward.config import RewardConfig
-from vigorl_lib.reward.rules import LocalReward
+from vigorl_lib.reward.local import LocalReward
 from vigorl_lib.rollout.step import Stepper
 from vigorl_lib.search.config import SearchConfig
 from vigorl_lib.search.coordinator import search_dataset

@@ -20,7 +20,7 @@ from vigorl_lib.evaluation.metrics import accuracy
 from vigorl_lib.evaluation.run import EvaluationProgress, pointing, read_kept_trajectories, read_records
 from vigorl_lib.reward.base import Score
 from vigorl_lib.reward.config import RewardConfig
-from vigorl_lib.reward.rules import LocalReward
+from vigorl_lib.reward.local import LocalReward
 from vigorl_lib.storage.base import open_storage
 from vigorl_lib.storage.folder import FolderStorage
 from vigorl_lib.storage.images import ImageStore

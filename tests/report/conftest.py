@@ -15,7 +15,7 @@ from vigorl_lib.domain.example import Example
 from vigorl_lib.environment.zoom import ZoomEnvironment
 from vigorl_lib.jobs.stages import StageRecord
 from vigorl_lib.recipes.schema import Recipe
-from vigorl_lib.reward.rules import LocalReward
+from vigorl_lib.reward.local import LocalReward
 from vigorl_lib.rollout.step import Stepper
 from vigorl_lib.search.config import SearchConfig
 from vigorl_lib.search.coordinator import search_dataset

@@ -7,7 +7,7 @@ from vigorl_lib.domain.geometry import Box, FrameMap, Size
 from vigorl_lib.errors import RewardError
 from vigorl_lib.reward.matching import Match, match_answer, normalize
 
-RIGHT, WRONG, UNREADABLE = Match
+RIGHT, WRONG, UNREADABLE, UNDECIDED = Match
 
 
 @pytest.mark.parametrize(
@@ -120,3 +120,9 @@ def test_a_truth_that_lacks_what_its_kind_needs_is_refused(text: str, truth: Gro
         match_answer(text, truth)
     assert caught.value.reason == "TRUTH_INCOMPLETE"
     assert not caught.value.infrastructure
+
+
+def test_a_free_answer_is_right_word_for_word_and_else_for_a_judge_to_say() -> None:
+    truth = GroundTruth("It rained.", AnswerKind.FREE)
+    assert match_answer(" it  RAINED ", truth) is RIGHT
+    assert match_answer("Because of rain", truth) is UNDECIDED

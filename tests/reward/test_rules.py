@@ -14,7 +14,8 @@ from vigorl_lib.domain.trajectory import InvalidTurn, StopReason, Trajectory, Tu
 from vigorl_lib.errors import RewardError
 from vigorl_lib.reward.base import RewardOutcome, Score
 from vigorl_lib.reward.config import RewardConfig
-from vigorl_lib.reward.rules import LocalReward, distinct_points, score_trajectory
+from vigorl_lib.reward.local import LocalReward
+from vigorl_lib.reward.rules import distinct_points, score_trajectory
 
 ORIGINAL, MODEL = Size(1120, 1120), Size(112, 112)
 FRAMES = FrameMap(ORIGINAL, MODEL)
@@ -142,3 +143,15 @@ async def test_an_item_that_cannot_be_scored_harms_no_other() -> None:
     assert isinstance(second, RewardError)
     assert second.reason == "TRUTH_INCOMPLETE"
     assert third == first
+
+
+def test_evidence_is_a_part_where_it_is_known_and_pays_what_it_is_worth() -> None:
+    seen = replace(EXAMPLE, truth=GroundTruth("pink", evidence=(Box(880, 880, 920, 920),)))
+    pointed = score_trajectory(seen, trajectory(LOOK, RIGHT), RewardConfig(evidence_weight=0.5))
+    assert pointed.parts["evidence"] == 1.0
+    assert pointed.total == pytest.approx(0.6 + 0.4 * 1.4 + 0.5 * 1.0)
+    elsewhere = score_trajectory(
+        seen, trajectory(turn("At (10, 10).", Answer("pink"))), RewardConfig(evidence_weight=0.5)
+    )
+    assert elsewhere.parts["evidence"] == 0.0
+    assert "evidence" not in score_trajectory(EXAMPLE, trajectory(LOOK, RIGHT), PAPER).parts

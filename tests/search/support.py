@@ -19,7 +19,7 @@ from vigorl_lib.policy.config import PolicyConfig, ScriptedConfig
 from vigorl_lib.policy.scripted import ScriptedTeacher
 from vigorl_lib.reward.base import Reward
 from vigorl_lib.reward.config import RewardConfig
-from vigorl_lib.reward.rules import LocalReward
+from vigorl_lib.reward.local import LocalReward
 from vigorl_lib.rollout.step import Stepper
 from vigorl_lib.rollout.task import TaskConfig
 from vigorl_lib.search.config import SearchConfig

@@ -25,7 +25,7 @@ from vigorl_lib.domain.trajectory import Origin, Segment, StopReason, Trajectory
 from vigorl_lib.errors import PolicyError, RewardError, VigorlError
 from vigorl_lib.reward.base import Score
 from vigorl_lib.reward.config import RewardConfig
-from vigorl_lib.reward.rules import LocalReward
+from vigorl_lib.reward.local import LocalReward
 from vigorl_lib.search.config import SearchConfig
 from vigorl_lib.storage.folder import FolderStorage
 from vigorl_lib.storage.images import ImageStore

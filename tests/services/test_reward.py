@@ -11,7 +11,7 @@ from vigorl_lib.domain.grammar import Answer, parse_turn, render_turn
 from vigorl_lib.domain.trajectory import StopReason, Trajectory, TurnRecord
 from vigorl_lib.reward.client import MAX_ITEMS, RewardClient
 from vigorl_lib.reward.config import RewardConfig
-from vigorl_lib.reward.rules import LocalReward
+from vigorl_lib.reward.local import LocalReward
 from vigorl_services.reward.__main__ import RewardServiceConfig, build
 
 

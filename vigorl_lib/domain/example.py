@@ -23,6 +23,8 @@ class AnswerKind(StrEnum):
     """The answer is a point that must lie in `GroundTruth.box`."""
     ACTION = "action"
     """A web action such as `click [12]`."""
+    FREE = "free"
+    """Free text that a judge compares with `GroundTruth.answer` where it does not say the same word for word."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ answer in disguise. Local rules are in sibling modules, the gRPC client in `vigo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -32,10 +32,27 @@ class Score:
     total: float
     parts: dict[str, float]
     outcome: RewardOutcome
+    judged_by: str = ""
+    """Name and version of the judge, where one was asked."""
 
     @property
     def correct(self) -> bool:
         return self.outcome is RewardOutcome.CORRECT
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a judge says of a free answer; `judge` is its name and version."""
+
+    right: bool
+    judge: str
+
+
+Rule = Callable[[Example, Trajectory, RewardConfig], Score]
+"""One way to score a trajectory, by its truth and turns alone; a user's own has this signature, too.
+
+Raises RewardError for an item that it cannot score.
+"""
 
 
 class Reward(Protocol):

@@ -31,6 +31,8 @@ def config_to_proto(config: RewardConfig) -> pb.RewardConfig:
         distinct_cap=config.distinct_cap,
         distinct_when=_DISTINCT[config.distinct_when],
         require_point=config.require_point,
+        rule=config.rule,
+        evidence_weight=config.evidence_weight,
     )
 
 
@@ -44,6 +46,8 @@ def config_from_proto(proto: pb.RewardConfig) -> RewardConfig:
         "distinct_cap": proto.distinct_cap,
         "distinct_when": _DISTINCT_NAMES.get(proto.distinct_when),
         "require_point": proto.require_point,
+        "rule": proto.rule,
+        "evidence_weight": proto.evidence_weight,
     }
     try:
         return RewardConfig.model_validate(values)
@@ -54,7 +58,8 @@ def config_from_proto(proto: pb.RewardConfig) -> RewardConfig:
 
 def result_to_proto(result: Score | Exception) -> pb.ScoreResult:
     if isinstance(result, Score):
-        score = pb.Score(total=result.total, parts=result.parts, outcome=OUTCOME.to_proto(result.outcome))
+        outcome = OUTCOME.to_proto(result.outcome)
+        score = pb.Score(total=result.total, parts=result.parts, outcome=outcome, judged_by=result.judged_by)
         return pb.ScoreResult(score=score)
     known = result if isinstance(result, VigorlError) else unexpected(result)
     return pb.ScoreResult(error=item_error_to_proto(known))
@@ -63,4 +68,5 @@ def result_to_proto(result: Score | Exception) -> pb.ScoreResult:
 def result_from_proto(proto: pb.ScoreResult) -> Score | Exception:
     if proto.WhichOneof("result") == "error":
         return item_error_from_proto(proto.error)
-    return Score(proto.score.total, dict(proto.score.parts), OUTCOME.from_proto(proto.score.outcome))
+    score = proto.score
+    return Score(score.total, dict(score.parts), OUTCOME.from_proto(score.outcome), score.judged_by)

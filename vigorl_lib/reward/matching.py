@@ -25,6 +25,8 @@ class Match(StrEnum):
     WRONG = "wrong"
     UNREADABLE = "unreadable"
     """The text cannot be read as an answer of this kind."""
+    UNDECIDED = "undecided"
+    """Only a judge can tell."""
 
 
 def normalize(text: str) -> str:
@@ -47,6 +49,8 @@ def match_answer(text: str, truth: GroundTruth, frames: FrameMap | None = None) 
             return _point(text, truth, frames)
         case AnswerKind.ACTION:
             return _action(text, truth.answer)
+        case AnswerKind.FREE:
+            return Match.RIGHT if normalize(text) == normalize(truth.answer) else Match.UNDECIDED
 
 
 def _verdict(right: bool) -> Match:

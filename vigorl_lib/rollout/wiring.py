@@ -18,6 +18,7 @@ from vigorl_lib.environment.base import Environment
 from vigorl_lib.errors import ConfigError
 from vigorl_lib.policy.base import Policy
 from vigorl_lib.reward.base import Reward
+from vigorl_lib.reward.config import JudgeConfig
 from vigorl_lib.rpc.config import ClientConfig
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ class ServicesConfig(Section):
     """Where each policy that a run trains takes new weights: a listener of its own."""
     environment: str = LOCAL
     reward: str = LOCAL
+    judge: JudgeConfig | None = None
+    """Who decides about free answers where the reward is local; a reward service has its own."""
+    rules: dict[str, str] = Field(default_factory=dict)
+    """A user's own rules where the reward is local: `module:function` by name."""
     search: str = ""
     """Target of the search service, for the commands that ask it."""
     evaluation: str = ""
@@ -67,7 +72,7 @@ async def connect(services: ServicesConfig, policy: str | Policy) -> AsyncIterat
     wired = Wired(
         _policy(services, policy, connections),
         _environment(services.environment, connections),
-        _reward(services.reward, connections),
+        _reward(services, connections),
     )
     try:
         yield wired
@@ -104,11 +109,14 @@ def _environment(target: str, connections: Connections) -> Environment:
     return EnvironmentClient(target, connections=connections)
 
 
-def _reward(target: str, connections: Connections) -> Reward:
-    if target == LOCAL:
-        from vigorl_lib.reward.rules import LocalReward
+def _reward(services: ServicesConfig, connections: Connections) -> Reward:
+    if services.reward == LOCAL:
+        from vigorl_lib.reward.custom import load_rules
+        from vigorl_lib.reward.judge import Judge
+        from vigorl_lib.reward.local import LocalReward
 
-        return LocalReward()
+        judge = None if services.judge is None else Judge.open(services.judge)
+        return LocalReward(judge, load_rules(services.rules))
     from vigorl_lib.reward.client import RewardClient
 
-    return RewardClient(target, connections=connections)
+    return RewardClient(services.reward, connections=connections)

@@ -16,11 +16,13 @@ class AnswerKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ANSWER_KIND_CHOICE: _ClassVar[AnswerKind]
     ANSWER_KIND_POINT: _ClassVar[AnswerKind]
     ANSWER_KIND_ACTION: _ClassVar[AnswerKind]
+    ANSWER_KIND_FREE: _ClassVar[AnswerKind]
 ANSWER_KIND_UNSPECIFIED: AnswerKind
 ANSWER_KIND_STRING: AnswerKind
 ANSWER_KIND_CHOICE: AnswerKind
 ANSWER_KIND_POINT: AnswerKind
 ANSWER_KIND_ACTION: AnswerKind
+ANSWER_KIND_FREE: AnswerKind
 
 class GroundTruth(_message.Message):
     __slots__ = ("answer", "kind", "choices", "box", "evidence", "distractors")

@@ -27,7 +27,7 @@ from vigorl_lib.rpc.gen.vigorl.common.v1 import example_pb2 as vigorl_dot_common
 from vigorl_lib.rpc.gen.vigorl.common.v1 import trajectory_pb2 as vigorl_dot_common_dot_v1_dot_trajectory__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%vigorl/reward/v1/reward_service.proto\x12\x10vigorl.reward.v1\x1a\x1cvigorl/common/v1/error.proto\x1a\x1evigorl/common/v1/example.proto\x1a!vigorl/common/v1/trajectory.proto\"\xd4\x01\n\x0cRewardConfig\x12\x15\n\ranswer_weight\x18\x01 \x01(\x01\x12\x15\n\rformat_weight\x18\x02 \x01(\x01\x12\x16\n\x0e\x64istinct_bonus\x18\x03 \x01(\x01\x12\x1a\n\x12\x64istinct_radius_px\x18\x04 \x01(\x01\x12\x14\n\x0c\x64istinct_cap\x18\x05 \x01(\r\x12\x35\n\rdistinct_when\x18\x06 \x01(\x0e\x32\x1e.vigorl.reward.v1.DistinctWhen\x12\x15\n\rrequire_point\x18\x07 \x01(\x08\"i\n\tScoreItem\x12*\n\x07\x65xample\x18\x01 \x01(\x0b\x32\x19.vigorl.common.v1.Example\x12\x30\n\ntrajectory\x18\x02 \x01(\x0b\x32\x1c.vigorl.common.v1.Trajectory\"v\n\x18ScoreTrajectoriesRequest\x12*\n\x05items\x18\x01 \x03(\x0b\x32\x1b.vigorl.reward.v1.ScoreItem\x12.\n\x06\x63onfig\x18\x02 \x01(\x0b\x32\x1e.vigorl.reward.v1.RewardConfig\"\xa9\x01\n\x05Score\x12\r\n\x05total\x18\x01 \x01(\x01\x12\x31\n\x05parts\x18\x02 \x03(\x0b\x32\".vigorl.reward.v1.Score.PartsEntry\x12\x30\n\x07outcome\x18\x03 \x01(\x0e\x32\x1f.vigorl.reward.v1.RewardOutcome\x1a,\n\nPartsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"o\n\x0bScoreResult\x12(\n\x05score\x18\x01 \x01(\x0b\x32\x17.vigorl.reward.v1.ScoreH\x00\x12,\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1b.vigorl.common.v1.ItemErrorH\x00\x42\x08\n\x06result\"K\n\x19ScoreTrajectoriesResponse\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.vigorl.reward.v1.ScoreResult*\xa1\x01\n\rRewardOutcome\x12\x1e\n\x1aREWARD_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16REWARD_OUTCOME_CORRECT\x10\x01\x12\x18\n\x14REWARD_OUTCOME_WRONG\x10\x02\x12\x1c\n\x18REWARD_OUTCOME_MALFORMED\x10\x03\x12\x1c\n\x18REWARD_OUTCOME_NO_ANSWER\x10\x04*{\n\x0c\x44istinctWhen\x12\x1d\n\x19\x44ISTINCT_WHEN_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44ISTINCT_WHEN_CORRECT\x10\x01\x12\x18\n\x14\x44ISTINCT_WHEN_ALWAYS\x10\x02\x12\x17\n\x13\x44ISTINCT_WHEN_NEVER\x10\x03\x32}\n\rRewardService\x12l\n\x11ScoreTrajectories\x12*.vigorl.reward.v1.ScoreTrajectoriesRequest\x1a+.vigorl.reward.v1.ScoreTrajectoriesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%vigorl/reward/v1/reward_service.proto\x12\x10vigorl.reward.v1\x1a\x1cvigorl/common/v1/error.proto\x1a\x1evigorl/common/v1/example.proto\x1a!vigorl/common/v1/trajectory.proto\"\xfb\x01\n\x0cRewardConfig\x12\x15\n\ranswer_weight\x18\x01 \x01(\x01\x12\x15\n\rformat_weight\x18\x02 \x01(\x01\x12\x16\n\x0e\x64istinct_bonus\x18\x03 \x01(\x01\x12\x1a\n\x12\x64istinct_radius_px\x18\x04 \x01(\x01\x12\x14\n\x0c\x64istinct_cap\x18\x05 \x01(\r\x12\x35\n\rdistinct_when\x18\x06 \x01(\x0e\x32\x1e.vigorl.reward.v1.DistinctWhen\x12\x15\n\rrequire_point\x18\x07 \x01(\x08\x12\x0c\n\x04rule\x18\x08 \x01(\t\x12\x17\n\x0f\x65vidence_weight\x18\t \x01(\x01\"i\n\tScoreItem\x12*\n\x07\x65xample\x18\x01 \x01(\x0b\x32\x19.vigorl.common.v1.Example\x12\x30\n\ntrajectory\x18\x02 \x01(\x0b\x32\x1c.vigorl.common.v1.Trajectory\"v\n\x18ScoreTrajectoriesRequest\x12*\n\x05items\x18\x01 \x03(\x0b\x32\x1b.vigorl.reward.v1.ScoreItem\x12.\n\x06\x63onfig\x18\x02 \x01(\x0b\x32\x1e.vigorl.reward.v1.RewardConfig\"\xbc\x01\n\x05Score\x12\r\n\x05total\x18\x01 \x01(\x01\x12\x31\n\x05parts\x18\x02 \x03(\x0b\x32\".vigorl.reward.v1.Score.PartsEntry\x12\x30\n\x07outcome\x18\x03 \x01(\x0e\x32\x1f.vigorl.reward.v1.RewardOutcome\x12\x11\n\tjudged_by\x18\x04 \x01(\t\x1a,\n\nPartsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"o\n\x0bScoreResult\x12(\n\x05score\x18\x01 \x01(\x0b\x32\x17.vigorl.reward.v1.ScoreH\x00\x12,\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1b.vigorl.common.v1.ItemErrorH\x00\x42\x08\n\x06result\"K\n\x19ScoreTrajectoriesResponse\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.vigorl.reward.v1.ScoreResult*\xa1\x01\n\rRewardOutcome\x12\x1e\n\x1aREWARD_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16REWARD_OUTCOME_CORRECT\x10\x01\x12\x18\n\x14REWARD_OUTCOME_WRONG\x10\x02\x12\x1c\n\x18REWARD_OUTCOME_MALFORMED\x10\x03\x12\x1c\n\x18REWARD_OUTCOME_NO_ANSWER\x10\x04*{\n\x0c\x44istinctWhen\x12\x1d\n\x19\x44ISTINCT_WHEN_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44ISTINCT_WHEN_CORRECT\x10\x01\x12\x18\n\x14\x44ISTINCT_WHEN_ALWAYS\x10\x02\x12\x17\n\x13\x44ISTINCT_WHEN_NEVER\x10\x03\x32}\n\rRewardService\x12l\n\x11ScoreTrajectories\x12*.vigorl.reward.v1.ScoreTrajectoriesRequest\x1a+.vigorl.reward.v1.ScoreTrajectoriesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,24 +36,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SCORE_PARTSENTRY']._loaded_options = None
   _globals['_SCORE_PARTSENTRY']._serialized_options = b'8\001'
-  _globals['_REWARDOUTCOME']._serialized_start=961
-  _globals['_REWARDOUTCOME']._serialized_end=1122
-  _globals['_DISTINCTWHEN']._serialized_start=1124
-  _globals['_DISTINCTWHEN']._serialized_end=1247
+  _globals['_REWARDOUTCOME']._serialized_start=1019
+  _globals['_REWARDOUTCOME']._serialized_end=1180
+  _globals['_DISTINCTWHEN']._serialized_start=1182
+  _globals['_DISTINCTWHEN']._serialized_end=1305
   _globals['_REWARDCONFIG']._serialized_start=157
-  _globals['_REWARDCONFIG']._serialized_end=369
-  _globals['_SCOREITEM']._serialized_start=371
-  _globals['_SCOREITEM']._serialized_end=476
-  _globals['_SCORETRAJECTORIESREQUEST']._serialized_start=478
-  _globals['_SCORETRAJECTORIESREQUEST']._serialized_end=596
-  _globals['_SCORE']._serialized_start=599
-  _globals['_SCORE']._serialized_end=768
-  _globals['_SCORE_PARTSENTRY']._serialized_start=724
-  _globals['_SCORE_PARTSENTRY']._serialized_end=768
-  _globals['_SCORERESULT']._serialized_start=770
-  _globals['_SCORERESULT']._serialized_end=881
-  _globals['_SCORETRAJECTORIESRESPONSE']._serialized_start=883
-  _globals['_SCORETRAJECTORIESRESPONSE']._serialized_end=958
-  _globals['_REWARDSERVICE']._serialized_start=1249
-  _globals['_REWARDSERVICE']._serialized_end=1374
+  _globals['_REWARDCONFIG']._serialized_end=408
+  _globals['_SCOREITEM']._serialized_start=410
+  _globals['_SCOREITEM']._serialized_end=515
+  _globals['_SCORETRAJECTORIESREQUEST']._serialized_start=517
+  _globals['_SCORETRAJECTORIESREQUEST']._serialized_end=635
+  _globals['_SCORE']._serialized_start=638
+  _globals['_SCORE']._serialized_end=826
+  _globals['_SCORE_PARTSENTRY']._serialized_start=782
+  _globals['_SCORE_PARTSENTRY']._serialized_end=826
+  _globals['_SCORERESULT']._serialized_start=828
+  _globals['_SCORERESULT']._serialized_end=939
+  _globals['_SCORETRAJECTORIESRESPONSE']._serialized_start=941
+  _globals['_SCORETRAJECTORIESRESPONSE']._serialized_end=1016
+  _globals['_REWARDSERVICE']._serialized_start=1307
+  _globals['_REWARDSERVICE']._serialized_end=1432
 # @@protoc_insertion_point(module_scope)

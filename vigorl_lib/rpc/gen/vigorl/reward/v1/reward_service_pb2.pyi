@@ -35,7 +35,7 @@ DISTINCT_WHEN_ALWAYS: DistinctWhen
 DISTINCT_WHEN_NEVER: DistinctWhen
 
 class RewardConfig(_message.Message):
-    __slots__ = ("answer_weight", "format_weight", "distinct_bonus", "distinct_radius_px", "distinct_cap", "distinct_when", "require_point")
+    __slots__ = ("answer_weight", "format_weight", "distinct_bonus", "distinct_radius_px", "distinct_cap", "distinct_when", "require_point", "rule", "evidence_weight")
     ANSWER_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     FORMAT_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     DISTINCT_BONUS_FIELD_NUMBER: _ClassVar[int]
@@ -43,6 +43,8 @@ class RewardConfig(_message.Message):
     DISTINCT_CAP_FIELD_NUMBER: _ClassVar[int]
     DISTINCT_WHEN_FIELD_NUMBER: _ClassVar[int]
     REQUIRE_POINT_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     answer_weight: float
     format_weight: float
     distinct_bonus: float
@@ -50,7 +52,9 @@ class RewardConfig(_message.Message):
     distinct_cap: int
     distinct_when: DistinctWhen
     require_point: bool
-    def __init__(self, answer_weight: _Optional[float] = ..., format_weight: _Optional[float] = ..., distinct_bonus: _Optional[float] = ..., distinct_radius_px: _Optional[float] = ..., distinct_cap: _Optional[int] = ..., distinct_when: _Optional[_Union[DistinctWhen, str]] = ..., require_point: _Optional[bool] = ...) -> None: ...
+    rule: str
+    evidence_weight: float
+    def __init__(self, answer_weight: _Optional[float] = ..., format_weight: _Optional[float] = ..., distinct_bonus: _Optional[float] = ..., distinct_radius_px: _Optional[float] = ..., distinct_cap: _Optional[int] = ..., distinct_when: _Optional[_Union[DistinctWhen, str]] = ..., require_point: _Optional[bool] = ..., rule: _Optional[str] = ..., evidence_weight: _Optional[float] = ...) -> None: ...
 
 class ScoreItem(_message.Message):
     __slots__ = ("example", "trajectory")
@@ -69,7 +73,7 @@ class ScoreTrajectoriesRequest(_message.Message):
     def __init__(self, items: _Optional[_Iterable[_Union[ScoreItem, _Mapping]]] = ..., config: _Optional[_Union[RewardConfig, _Mapping]] = ...) -> None: ...
 
 class Score(_message.Message):
-    __slots__ = ("total", "parts", "outcome")
+    __slots__ = ("total", "parts", "outcome", "judged_by")
     class PartsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -80,10 +84,12 @@ class Score(_message.Message):
     TOTAL_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    JUDGED_BY_FIELD_NUMBER: _ClassVar[int]
     total: float
     parts: _containers.ScalarMap[str, float]
     outcome: RewardOutcome
-    def __init__(self, total: _Optional[float] = ..., parts: _Optional[_Mapping[str, float]] = ..., outcome: _Optional[_Union[RewardOutcome, str]] = ...) -> None: ...
+    judged_by: str
+    def __init__(self, total: _Optional[float] = ..., parts: _Optional[_Mapping[str, float]] = ..., outcome: _Optional[_Union[RewardOutcome, str]] = ..., judged_by: _Optional[str] = ...) -> None: ...
 
 class ScoreResult(_message.Message):
     __slots__ = ("score", "error")

@@ -1,0 +1,116 @@
+"""A language model that decides whether a free answer is right.
+
+The judge is a policy like any other: one behind an address, or an engine of this process, such as an
+OpenAI-compatible endpoint. A reply that cannot be read as a verdict is asked for again with another seed, and
+fails in the end; it never counts as wrong. Verdicts are remembered by everything that they depend on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from hashlib import sha256
+
+from vigorl_lib.domain.cache import ByteCache
+from vigorl_lib.domain.example import Example
+from vigorl_lib.domain.image import Image
+from vigorl_lib.domain.seeds import derive_seed
+from vigorl_lib.domain.trajectory import Message, Origin, Role, Segment
+from vigorl_lib.errors import RewardError, VigorlError
+from vigorl_lib.policy.base import Policy, PolicyInfo, Sampling
+from vigorl_lib.prompts import load_prompt
+from vigorl_lib.reward.base import Verdict
+from vigorl_lib.reward.config import JudgeConfig
+
+MAX_ANSWER_CHARACTERS = 4000
+"""A longer answer is cut before it is shown; nobody can say so much and mean one thing."""
+
+_VERDICT = re.compile(r"<answer>\s*(right|wrong)\s*</answer>", re.IGNORECASE)
+
+
+class Judge:
+    """Owns its policy."""
+
+    def __init__(self, policy: Policy, config: JudgeConfig, load: Callable[[Image], Image] | None = None) -> None:
+        self._policy = policy
+        self._load = load
+        self._config = config
+        self._prompt = load_prompt("judge", "answer")
+        self._room = asyncio.Semaphore(config.in_flight)
+        self._known: ByteCache[Verdict] = ByteCache(config.cache_entries, lambda _: 1)
+
+    @classmethod
+    def open(cls, config: JudgeConfig, load: Callable[[Image], Image] | None = None) -> Judge:
+        """`load` gives the bytes of an image that came without them; else the judge must know it by its digest.
+
+        Raises what opening the engine raises; a policy behind an address is not asked before the first verdict.
+        """
+        if config.engine is not None:
+            from vigorl_lib.policy.engines import open_policy
+
+            return cls(open_policy(config.engine), config, load)
+        from vigorl_lib.policy.client import PolicyClient
+        from vigorl_lib.rpc.channels import Connections
+
+        policy = PolicyClient(config.target, config.policy, connections=Connections(config.client))
+        return cls(policy, config, load)
+
+    async def verdict(self, example: Example, answer: str) -> Verdict:
+        """Raises RewardError (JUDGE_TIMEOUT, JUDGE_UNREADABLE), and what the policy raises."""
+        try:
+            async with self._room, asyncio.timeout(self._config.timeout_s):
+                info = await self._policy.info()
+                judge = f"{info.name}@{info.revision or info.model}/{info.version}"
+                key = self._key(example, answer, judge)
+                known = self._known.get(key)
+                return known or self._known.put(key, await self._ask(example, answer, info, judge))
+        except TimeoutError as error:
+            raise RewardError(
+                f"{example.example_id}: the judge gave no verdict within {self._config.timeout_s:g} s",
+                reason="JUDGE_TIMEOUT",
+                infrastructure=True,
+            ) from error
+
+    async def close(self) -> None:
+        await self._policy.close()
+
+    async def _ask(self, example: Example, answer: str, info: PolicyInfo, judge: str) -> Verdict:
+        prompt = await asyncio.to_thread(self._conversation, example, answer)
+        said = ""
+        for attempt in range(self._config.attempts):
+            # Greedy first: the same question gets the same verdict. Asking a second time needs other words.
+            sampling = Sampling(temperature=0.7 if attempt else 0.0, max_tokens=self._config.max_tokens)
+            seed = derive_seed(0, "judge", example.example_id, attempt)
+            try:
+                generation = await self._policy.generate(prompt, seeds=[seed], sampling=sampling)
+            except VigorlError as error:
+                if not error.infrastructure or attempt + 1 == self._config.attempts:
+                    raise
+                continue
+            said = generation.completions[0].text
+            found = _VERDICT.findall(said)
+            if found:
+                return Verdict(found[-1].lower() == "right", judge)
+        raise RewardError(
+            f"{example.example_id}: expected a verdict of {info.name}, found {said[-200:]!r} "
+            f"after {self._config.attempts} attempts",
+            reason="JUDGE_UNREADABLE",
+            infrastructure=False,
+        )
+
+    def _conversation(self, example: Example, answer: str) -> list[Segment]:
+        text = (
+            f"Question: {example.question}\n\nReference answer: {example.truth.answer}\n\n"
+            f"Answer of the student: {answer[:MAX_ANSWER_CHARACTERS]}"
+        )
+        images: tuple[Image, ...] = example.images if self._config.with_image else ()
+        if self._load is not None:
+            images = tuple(image if image.data is not None else self._load(image) for image in images)
+        messages = (Message(Role.SYSTEM, (self._prompt.text,)), Message(Role.USER, (*images, text)))
+        return [Segment(Origin.PROMPT, messages)]
+
+    def _key(self, example: Example, answer: str, judge: str) -> str:
+        images = [image.sha256 for image in example.images] if self._config.with_image else []
+        parts = [judge, self._prompt.sha256, example.question, example.truth.answer, answer, *images]
+        return sha256("\x00".join(parts).encode()).hexdigest()
