@@ -20,6 +20,7 @@ from vigorl_lib.domain.grammar import (
     Malformed,
     MalformedReason,
     Mode,
+    Spelling,
     TurnScanner,
     Zoom,
     find_points,
@@ -235,6 +236,24 @@ def test_the_observation_tells_of_the_dot_only_if_there_is_one() -> None:
     assert closing == "</observation>"
     assert "red dot" in dotted
     assert "red dot" not in opening
+
+
+SENTENCE = "Here is the crop of the image centered on the coordinate"
+DOTTED = SENTENCE + ", with a red dot at the coordinate location"
+
+
+@pytest.mark.parametrize(
+    ("spelling", "plain", "dotted"),
+    [
+        ("grpo", f"<observation>\n{SENTENCE}:\nIMG</observation>", f"<observation>\n{DOTTED}:\nIMG</observation>"),
+        ("sft", f"<observation>\n{SENTENCE}:\nIMG\n</observation>", f"<observation>\n{DOTTED}:\nIMG\n</observation>"),
+        ("eval", f"<observation>\n{SENTENCE}:IMG\n</observation>", f"<observation>\n{SENTENCE}:IMG\n</observation>"),
+        ("demo", f"<observation>\n{SENTENCE}:\n</observation>IMG", f"<observation>\n{SENTENCE}:\n</observation>IMG"),
+    ],
+)
+def test_the_references_four_spellings_of_an_observation_byte_for_byte(spelling: str, plain: str, dotted: str) -> None:
+    for dot, expected in ((False, plain), (True, dotted)):
+        assert "IMG".join(observation_text(Spelling(spelling), dot=dot)) == expected
 
 
 spoken = st.lists(

@@ -12,7 +12,7 @@ from PIL import Image as PILImage
 
 from tests.pictures import encoded
 from vigorl_lib.domain.geometry import Border, Box, Frame, FrameMap, Point, ResizeRule, Size
-from vigorl_lib.domain.grammar import Answer, Continue, Zoom, render_turn
+from vigorl_lib.domain.grammar import Answer, Continue, Spelling, Zoom, render_turn
 from vigorl_lib.domain.image import Image, digest
 from vigorl_lib.domain.trajectory import InvalidTurn, Role, StopReason
 from vigorl_lib.environment.base import Outcome
@@ -127,6 +127,25 @@ async def test_a_clamped_window_is_cut_and_stretched(environment: ZoomEnvironmen
     crop, shown = await environment.crop(gradient(), Point(0, 56), config=config, resize=RESIZE)
     assert crop.window == Box(0, 168, 56, 280)
     assert shown.size == Size(112, 112)
+
+
+async def test_a_window_may_be_a_share_of_the_image(environment: ZoomEnvironment) -> None:
+    config = ZOOM.model_copy(update={"window_share": 0.5})
+    crop, shown = await environment.crop(gradient(), Point(56, 56), config=config, resize=RESIZE)
+    assert crop.window == Box(112, 112, 336, 336), "half of an original of 448 px"
+    assert shown.size == Size(112, 112)
+    whole = ZOOM.model_copy(update={"window_share": 1.0})
+    crop, _ = await environment.crop(gradient(), Point(3, 100), config=whole, resize=RESIZE)
+    assert crop.window == Box(0, 0, 448, 448)
+
+
+async def test_an_observation_is_spelled_as_configured(environment: ZoomEnvironment) -> None:
+    (outcome,) = await play(environment, [zoom(50, 50)], ZOOM.model_copy(update={"observation": Spelling.DEMO}))
+    assert outcome.observation is not None
+    text, picture, rest = outcome.observation.parts
+    assert isinstance(text, str)
+    assert text.endswith("</observation>")
+    assert (picture, rest) == (outcome.crop_image, "")
 
 
 @given(

@@ -84,6 +84,8 @@ zoom_configs = st.builds(
     max_invalid_turns=st.integers(0, 50),
     min_distance_px=st.floats(0, 1e6),
     strict=st.booleans(),
+    window_share=st.floats(0, 1),
+    observation=st.sampled_from(Spelling),
 )
 reward_configs = st.builds(
     RewardConfig,
@@ -94,6 +96,8 @@ reward_configs = st.builds(
     distinct_cap=st.integers(0, 50),
     distinct_when=st.sampled_from(["correct", "always", "never"]),
     require_point=st.booleans(),
+    rule=st.sampled_from(["composed", "reference.web_action", "mine"]),
+    evidence_weight=st.floats(0, 1e6),
 )
 task_configs = st.builds(
     TaskConfig,

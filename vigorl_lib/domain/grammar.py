@@ -46,6 +46,18 @@ class ActionKind(StrEnum):
     ANSWER = "answer"
 
 
+class Spelling(StrEnum):
+    """How an observation is written. Ours is that of the reference's GRPO, which its final weights saw most.
+
+    The others are named after the part of the reference that writes so; `eval` and `demo` never tell of the dot.
+    """
+
+    GRPO = "grpo"
+    SFT = "sft"
+    EVAL = "eval"
+    DEMO = "demo"
+
+
 class ContinueStyle(StrEnum):
     """How a turn follows a `Continue`."""
 
@@ -187,10 +199,19 @@ def render_turn(thought: str, action: Action) -> str:
             raise ValueError(f"a malformed turn ({reason}) has no spelling")
 
 
-def observation_text(*, dot: bool = False) -> tuple[str, str]:
-    """Text before and after the crop's image in the environment's message."""
-    sentence = OBSERVATION_SENTENCE + (OBSERVATION_DOT_CLAUSE if dot else "") + ":"
-    return f"{OBSERVATION_OPEN}\n{sentence}\n", OBSERVATION_CLOSE
+def observation_text(spelling: Spelling = Spelling.GRPO, *, dot: bool = False) -> tuple[str, str]:
+    """Text before and after the crop's image in the environment's message; `dot` says that one is drawn."""
+    told = dot and spelling in (Spelling.GRPO, Spelling.SFT)
+    sentence = OBSERVATION_SENTENCE + (OBSERVATION_DOT_CLAUSE if told else "") + ":"
+    match spelling:
+        case Spelling.GRPO:
+            return f"{OBSERVATION_OPEN}\n{sentence}\n", OBSERVATION_CLOSE
+        case Spelling.SFT:
+            return f"{OBSERVATION_OPEN}\n{sentence}\n", f"\n{OBSERVATION_CLOSE}"
+        case Spelling.EVAL:
+            return f"{OBSERVATION_OPEN}\n{sentence}", f"\n{OBSERVATION_CLOSE}"
+        case Spelling.DEMO:
+            return f"{OBSERVATION_OPEN}\n{sentence}\n{OBSERVATION_CLOSE}", ""
 
 
 def parse_turn(text: str, mode: Mode = MULTI_TURN, *, strict: bool = True, frame: Frame = Frame.MODEL) -> Turn:

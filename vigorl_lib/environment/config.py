@@ -8,6 +8,7 @@ from pydantic import Field
 
 from vigorl_lib.config import Section
 from vigorl_lib.domain.geometry import Border
+from vigorl_lib.domain.grammar import Spelling
 
 
 class ZoomConfig(Section):
@@ -15,6 +16,8 @@ class ZoomConfig(Section):
 
     window_model_px: int = Field(default=364, gt=0)
     """Side of the square window in model-frame pixels (twice the reference's crop offset)."""
+    window_share: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Side of the window as a share of the model frame's longer side, instead of a number of pixels; 0 is off."""
     shown_px: int = Field(default=672, gt=0)
     """Side in pixels at which the window is shown; rounded to the model's resize factor."""
     border: Border = Border.SHIFT
@@ -30,5 +33,7 @@ class ZoomConfig(Section):
     """The episode ends with `invalid_turns` once more turns than this were invalid."""
     min_distance_px: float = Field(default=0.0, ge=0.0)
     """A zoom nearer than this (model frame) to an earlier one is `repeated`; 0 allows every point."""
+    observation: Spelling = Spelling.GRPO
+    """How the crop is announced."""
     strict: bool = True
     """Strict parse of a turn; lenient takes the first thought and action wherever they stand."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from vigorl_lib.domain.geometry import Border
+from vigorl_lib.domain.grammar import Spelling
 from vigorl_lib.domain.image import Image
 from vigorl_lib.domain.trajectory import Message
 from vigorl_lib.environment.base import Episode, Outcome
@@ -14,6 +15,7 @@ from vigorl_lib.rpc.convert import EnumMap, ImageFromProto
 from vigorl_lib.rpc.gen.vigorl.environment.v1 import environment_service_pb2, zoom_pb2
 
 BORDER = EnumMap(Border, zoom_pb2, "BORDER")
+SPELLING = EnumMap(Spelling, zoom_pb2, "SPELLING")
 
 _SOURCES = {"original": zoom_pb2.CROP_SOURCE_ORIGINAL, "model": zoom_pb2.CROP_SOURCE_MODEL}
 _ON_INVALID = {
@@ -37,6 +39,8 @@ def zoom_to_proto(config: ZoomConfig) -> zoom_pb2.ZoomConfig:
         max_invalid_turns=config.max_invalid_turns,
         min_distance_px=config.min_distance_px,
         strict=config.strict,
+        window_share=config.window_share,
+        observation=SPELLING.to_proto(config.observation),
     )
 
 
@@ -53,6 +57,8 @@ def zoom_from_proto(proto: zoom_pb2.ZoomConfig) -> ZoomConfig:
         "max_invalid_turns": proto.max_invalid_turns,
         "min_distance_px": proto.min_distance_px,
         "strict": proto.strict,
+        "window_share": proto.window_share,
+        "observation": SPELLING.from_proto(proto.observation),
     }
     try:
         return ZoomConfig.model_validate(values)

@@ -87,7 +87,7 @@ class ZoomEnvironment:
                 if after.turns >= config.max_turns:
                     return Outcome(encode_state(after, self._key), turn, None, StopReason.MAX_TURNS)
                 crop, shown = await self.crop(image, point, config=config, resize=before.resize)
-                opening, closing = observation_text(dot=config.dot)
+                opening, closing = observation_text(config.observation, dot=config.dot)
                 after = replace(after, zoomed=(*after.zoomed, point))
                 message = Message(Role.USER, (opening, shown, closing))
                 return Outcome(encode_state(after, self._key), turn, message, None, crop=crop, crop_image=shown)
@@ -146,7 +146,10 @@ def crop_box(frames: FrameMap, point: Point, config: ZoomConfig) -> Box:
     center = frames.point(point, frame)
     scale_x = frames.extent(frame)[0] / frames.model.width
     scale_y = frames.extent(frame)[1] / frames.model.height
-    size = (config.window_model_px * scale_x, config.window_model_px * scale_y)
+    side = config.window_model_px
+    if config.window_share:
+        side = max(1, round(config.window_share * max(frames.model.width, frames.model.height)))
+    size = (side * scale_x, side * scale_y)
     image = frames.original if frame is Frame.ORIGINAL else frames.model
     return crop_window(center, size, image, config.border)
 

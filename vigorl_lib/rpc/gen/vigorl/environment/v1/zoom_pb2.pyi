@@ -27,6 +27,14 @@ class OnInvalid(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ON_INVALID_TELL: _ClassVar[OnInvalid]
     ON_INVALID_IGNORE: _ClassVar[OnInvalid]
     ON_INVALID_STOP: _ClassVar[OnInvalid]
+
+class Spelling(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SPELLING_UNSPECIFIED: _ClassVar[Spelling]
+    SPELLING_GRPO: _ClassVar[Spelling]
+    SPELLING_SFT: _ClassVar[Spelling]
+    SPELLING_EVAL: _ClassVar[Spelling]
+    SPELLING_DEMO: _ClassVar[Spelling]
 BORDER_UNSPECIFIED: Border
 BORDER_SHIFT: Border
 BORDER_CLAMP: Border
@@ -37,9 +45,14 @@ ON_INVALID_UNSPECIFIED: OnInvalid
 ON_INVALID_TELL: OnInvalid
 ON_INVALID_IGNORE: OnInvalid
 ON_INVALID_STOP: OnInvalid
+SPELLING_UNSPECIFIED: Spelling
+SPELLING_GRPO: Spelling
+SPELLING_SFT: Spelling
+SPELLING_EVAL: Spelling
+SPELLING_DEMO: Spelling
 
 class ZoomConfig(_message.Message):
-    __slots__ = ("window_model_px", "shown_px", "border", "source", "dot", "max_turns", "on_invalid", "max_invalid_turns", "min_distance_px", "strict")
+    __slots__ = ("window_model_px", "shown_px", "border", "source", "dot", "max_turns", "on_invalid", "max_invalid_turns", "min_distance_px", "strict", "window_share", "observation")
     WINDOW_MODEL_PX_FIELD_NUMBER: _ClassVar[int]
     SHOWN_PX_FIELD_NUMBER: _ClassVar[int]
     BORDER_FIELD_NUMBER: _ClassVar[int]
@@ -50,6 +63,8 @@ class ZoomConfig(_message.Message):
     MAX_INVALID_TURNS_FIELD_NUMBER: _ClassVar[int]
     MIN_DISTANCE_PX_FIELD_NUMBER: _ClassVar[int]
     STRICT_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_SHARE_FIELD_NUMBER: _ClassVar[int]
+    OBSERVATION_FIELD_NUMBER: _ClassVar[int]
     window_model_px: int
     shown_px: int
     border: Border
@@ -60,7 +75,9 @@ class ZoomConfig(_message.Message):
     max_invalid_turns: int
     min_distance_px: float
     strict: bool
-    def __init__(self, window_model_px: _Optional[int] = ..., shown_px: _Optional[int] = ..., border: _Optional[_Union[Border, str]] = ..., source: _Optional[_Union[CropSource, str]] = ..., dot: _Optional[bool] = ..., max_turns: _Optional[int] = ..., on_invalid: _Optional[_Union[OnInvalid, str]] = ..., max_invalid_turns: _Optional[int] = ..., min_distance_px: _Optional[float] = ..., strict: _Optional[bool] = ...) -> None: ...
+    window_share: float
+    observation: Spelling
+    def __init__(self, window_model_px: _Optional[int] = ..., shown_px: _Optional[int] = ..., border: _Optional[_Union[Border, str]] = ..., source: _Optional[_Union[CropSource, str]] = ..., dot: _Optional[bool] = ..., max_turns: _Optional[int] = ..., on_invalid: _Optional[_Union[OnInvalid, str]] = ..., max_invalid_turns: _Optional[int] = ..., min_distance_px: _Optional[float] = ..., strict: _Optional[bool] = ..., window_share: _Optional[float] = ..., observation: _Optional[_Union[Spelling, str]] = ...) -> None: ...
 
 class EpisodeState(_message.Message):
     __slots__ = ("image_sha256", "original_size", "mode", "config", "resize", "turns", "invalid_turns", "zoomed")
