@@ -11,6 +11,7 @@ from vigorl_lib.data.datasets import read_dataset
 from vigorl_lib.domain.example import Example
 from vigorl_lib.evaluation.convert import metrics_to_proto, progress_to_proto
 from vigorl_lib.evaluation.run import EvaluationProgress, evaluate
+from vigorl_lib.policy.cached import CachedPolicy
 from vigorl_lib.reward.convert import config_from_proto
 from vigorl_lib.rollout.step import Stepper
 from vigorl_lib.rollout.wiring import ServicesConfig, connect
@@ -55,9 +56,10 @@ class EvaluationServer(EvaluationServiceServicer):
 
             examples = await asyncio.to_thread(read_shard)
             async with connect(self._services, request.policy) as wired:
+                policy = CachedPolicy(wired.policy, self._storage) if request.cache_answers else wired.policy
                 records = await evaluate(
                     examples,
-                    Stepper(wired.policy, wired.environment, task),
+                    Stepper(policy, wired.environment, task),
                     wired.reward,
                     reward,
                     storage=self._storage,
@@ -65,6 +67,7 @@ class EvaluationServer(EvaluationServiceServicer):
                     seed=request.seed,
                     max_in_flight=self._samples_in_flight,
                     keep_trajectories=request.keep_trajectories,
+                    samples=max(1, request.samples),
                     on_sample=on_sample,
                 )
             return pb.EvaluateResponse(

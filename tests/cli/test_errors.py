@@ -32,7 +32,7 @@ def picture(tmp_path: Path) -> Path:
         (["search", "--set", "search.simulations=many"], "search.simulations"),
         (["search", "--set", "nonsense"], "expected --set key.path=value"),
         (["quickstart", "--stage-set", "capshuns:sft.steps=1"], "expected STAGE:KEY=VALUE"),
-        (["evaluate", "--root", "/nonexistent-root-of-vigorl"], "visual-search"),
+        (["eval", "--root", "/nonexistent-root-of-vigorl"], "visual-search"),
     ],
 )
 def test_wrong_settings_are_one_line(arguments: list[str], told: str) -> None:

@@ -82,6 +82,7 @@ async def measure(
     prefix: str = "evaluation",
     mode: str = "multi_turn",
     keep: int = 0,
+    samples: int = 1,
     seed: int = 0,
     on_sample: OnSample = lambda _: None,
 ) -> list[SampleRecord]:
@@ -99,6 +100,7 @@ async def measure(
             seed=seed,
             max_in_flight=4,
             keep_trajectories=keep,
+            samples=samples,
             on_sample=on_sample,
         )
     finally:

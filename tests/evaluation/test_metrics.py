@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vigorl_lib.evaluation.metrics import SampleRecord, accuracy, compare, mcnemar, split_by, summarize, wilson
+from vigorl_lib.evaluation.metrics import (
+    SampleRecord,
+    accuracy,
+    compare,
+    majority,
+    mcnemar,
+    pass_at_k,
+    split_by,
+    summarize,
+    wilson,
+)
 
 RECORD = SampleRecord("a", True, "correct", "answered", "pink", turns=2, zooms=1, reward=1.0)
 
@@ -124,3 +135,59 @@ def test_split_keeps_every_tagged_record_once() -> None:
     parts = split_by(cell, "size")
     assert {name: len(part) for name, part in parts.items()} == {"large": 3, "small": 2}
     assert accuracy(parts["small"]).value == 0.5
+
+
+def answered(example: str, correct: bool, answer: str = "", *, sample: int = 0, image: str = "") -> SampleRecord:
+    return SampleRecord(example, correct, "correct" if correct else "wrong", "answered", answer, 1, 0, 0.0,
+                        sample=sample, image=image)  # fmt: skip
+
+
+def test_questions_about_one_image_widen_the_interval_by_what_they_share() -> None:
+    alone = [answered(f"q{k}", k % 2 == 0, image=f"i{k}") for k in range(80)]
+    assert accuracy(alone) == wilson(40, 80)
+    # Ten questions of one image that are all right or all wrong say no more than one of them.
+    twins = [answered(f"q{k}", (k // 10) % 2 == 0, image=f"i{k // 10}") for k in range(80)]
+    few = accuracy(twins)
+    assert (few.value, few.n) == (0.5, 80)
+    assert few.high - few.low == pytest.approx(wilson(4, 8).high - wilson(4, 8).low, rel=0.1)
+    # Images whose questions are answered independently are worth nearly as much as questions alone.
+    rng = random.Random(0)
+    mixed = [answered(f"q{k}", rng.random() < 0.5, image=f"i{k // 4}") for k in range(400)]
+    assert accuracy(mixed).high - accuracy(mixed).low < 1.2 * (wilson(200, 400).high - wilson(200, 400).low)
+
+
+def test_where_all_are_right_a_cluster_counts_once() -> None:
+    assert accuracy([answered(f"q{k}", True, image="i") for k in range(50)]) == wilson(50, 50, effective=1)
+
+
+def test_pass_at_k_is_the_unbiased_estimator() -> None:
+    records = [answered("a", k < 2, sample=k) for k in range(4)] + [answered("b", False, sample=k) for k in range(4)]
+    assert pass_at_k(records, 1).value == pytest.approx(0.25)
+    # Of the 6 pairs of a's samples, one holds no right one.
+    assert pass_at_k(records, 2).value == pytest.approx(5 / 6 / 2)
+    assert pass_at_k(records, 4).value == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="pass@8 needs 8 samples"):
+        pass_at_k(records, 8)
+
+
+def test_the_most_frequent_answer_is_the_vote_and_silence_does_not_vote() -> None:
+    def votes(*said: tuple[str | None, bool]) -> list[SampleRecord]:
+        return [replace(answered("a", right, sample=k), answer=text) for k, (text, right) in enumerate(said)]
+
+    assert majority(votes(("pink", True), ("Cyan", False), (" PINK", True))).value == 1.0
+    assert majority(votes(("cyan", False), ("pink", True))).value == 0.0, "of equally frequent ones the first"
+    assert majority(votes((None, False), (None, False), ("pink", True))).value == 1.0
+    assert majority(votes((None, False))).value == 0.0
+
+
+def test_figures_of_several_samples_exist_where_there_are_several() -> None:
+    several = [answered("a", k == 0, str(k), sample=k) for k in range(4)]
+    assert {"pass@1", "pass@2", "pass@4", "majority"} <= summarize(several).keys()
+    assert "pass@1" not in summarize(several[:1])
+
+
+def test_several_samples_of_an_example_are_compared_by_their_mean() -> None:
+    first = [answered("a", k < 3, sample=k) for k in range(4)] + [answered("b", True, sample=k) for k in range(4)]
+    second = [answered("a", k < 1, sample=k) for k in range(4)] + [answered("b", True, sample=k) for k in range(4)]
+    found = compare(first, second)
+    assert (found.difference, found.n, found.only_first, found.only_second) == (0.25, 2, 1, 0)

@@ -115,9 +115,7 @@ async def test_fewer_examples_are_counted_without_the_records_of_the_others(tmp_
         writer.append({"sample": asdict(replace(first[0], correct=not first[0].correct))})
         writer.append({"sample": asdict(first[2])})
     seen: list[EvaluationProgress] = []
-    found = await measure(
-        SCENES[:2], teacher(SCENES), storage, prefix="smaller", on_sample=seen.append
-    )
+    found = await measure(SCENES[:2], teacher(SCENES), storage, prefix="smaller", on_sample=seen.append)
     assert found == first[:2], "of an example recorded twice the first counts"
     assert seen == [EvaluationProgress(1, 2, 0, 1, found[0]), EvaluationProgress(2, 2, 0, 1, found[1])]
 

@@ -1,29 +1,83 @@
-"""`vigorl evaluate`: measure a policy on a data set, one cell per mode."""
+"""`vigorl eval`: measure a policy on a data set, one cell per mode; `vigorl compare`: two of them."""
 
 from __future__ import annotations
 
 import json
 from contextlib import aclosing
+from dataclasses import asdict
 
 import click
 
 from vigorl_lib.cli.common import recipe_options, run_async
 from vigorl_lib.cli.progress import Progress
+from vigorl_lib.errors import ConfigError
 from vigorl_lib.evaluation.metrics import SampleRecord
 from vigorl_lib.evaluation.run import EvaluationProgress, OnSample
 from vigorl_lib.recipes.schema import Recipe
 from vigorl_lib.rollout.task import TaskConfig
 
 
-@click.command()
+@click.command("eval")
+@click.option("--rescore", is_flag=True, help="Score the kept trajectories by this recipe's reward; asks no policy.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
 @recipe_options(default="quickstart-evaluate")
-def evaluate(recipe: Recipe, as_json: bool) -> None:
+def evaluate(recipe: Recipe, rescore: bool, as_json: bool) -> None:
     """Measure a policy on a data set, in this process or by the service at services.evaluation."""
     from vigorl_lib.evaluation.table import cells_to_json, render_table
 
-    cells = run_async(evaluate_policy(recipe))
+    cells = run_async(rescore_policy(recipe) if rescore else evaluate_policy(recipe))
     click.echo(json.dumps(cells_to_json(cells), indent=2) if as_json else render_table(cells))
+
+
+@click.command()
+@click.argument("first")
+@click.argument("second")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
+@click.option("--root", required=True, help="Storage root: a folder or s3://bucket/prefix.")
+def compare(first: str, second: str, as_json: bool, root: str) -> None:
+    """Two evaluations of the same questions, pair by pair: RUN-ID/POLICY/MODE each."""
+    from vigorl_lib.evaluation.run import read_records
+    from vigorl_lib.evaluation.versus import render_versus, versus
+    from vigorl_lib.storage.base import open_storage
+    from vigorl_lib.storage.layout import RunLayout
+
+    storage = open_storage(root)
+
+    def records(name: str) -> list[SampleRecord]:
+        parts = name.rsplit("/", 2)
+        if len(parts) != 3:
+            raise ConfigError(f"expected RUN-ID/POLICY/MODE, found {name!r}", reason="EVALUATION_UNKNOWN")
+        run_id, policy, mode = parts
+        found = read_records(storage, RunLayout(storage, run_id).evaluation(policy, mode))
+        if not found:
+            raise ConfigError(
+                f"no records of {name} under {root}; run `vigorl eval --run-id {run_id}` first",
+                reason="EVALUATION_UNKNOWN",
+            )
+        return found
+
+    found = versus(records(first), records(second))
+    click.echo(json.dumps(asdict(found), indent=2) if as_json else render_versus(found, "first", "second"))
+
+
+async def rescore_policy(recipe: Recipe) -> dict[tuple[str, str], list[SampleRecord]]:
+    """What `evaluate_policy` gives, from the trajectories that it kept and under the recipe's reward as it is."""
+    from vigorl_lib.data.datasets import read_dataset
+    from vigorl_lib.evaluation.rescore import rescore
+    from vigorl_lib.rollout.wiring import connect_reward
+    from vigorl_lib.storage.base import open_storage
+    from vigorl_lib.storage.images import ImageStore
+    from vigorl_lib.storage.layout import RunLayout
+
+    storage = open_storage(recipe.root)
+    dataset, limit = recipe.dataset, recipe.evaluation.limit or None
+    examples = read_dataset(storage, ImageStore(storage), dataset.name, dataset.split, limit, with_images=False)
+    cells = {}
+    async with connect_reward(recipe.services) as reward:
+        for mode in recipe.evaluation.modes:
+            prefix = RunLayout(storage, recipe.run_id).evaluation(recipe.policy, mode)
+            cells[recipe.policy, mode] = await rescore(examples, reward, recipe.reward, storage=storage, prefix=prefix)
+    return cells
 
 
 async def evaluate_policy(recipe: Recipe) -> dict[tuple[str, str], list[SampleRecord]]:
@@ -48,6 +102,7 @@ async def evaluate_policy(recipe: Recipe) -> dict[tuple[str, str], list[SampleRe
 async def _in_process(recipe: Recipe, task: TaskConfig, show: OnSample) -> list[SampleRecord]:
     from vigorl_lib.data.datasets import read_dataset
     from vigorl_lib.evaluation.run import evaluate as measure
+    from vigorl_lib.policy.cached import CachedPolicy
     from vigorl_lib.rollout.step import Stepper
     from vigorl_lib.rollout.wiring import connect
     from vigorl_lib.storage.base import open_storage
@@ -58,9 +113,10 @@ async def _in_process(recipe: Recipe, task: TaskConfig, show: OnSample) -> list[
     dataset, limit = recipe.dataset, recipe.evaluation.limit or None
     examples = read_dataset(storage, ImageStore(storage), dataset.name, dataset.split, limit, with_images=False)
     async with connect(recipe.services, recipe.policy) as wired:
+        policy = CachedPolicy(wired.policy, storage) if recipe.evaluation.cache_answers else wired.policy
         return await measure(
             examples,
-            Stepper(wired.policy, wired.environment, task),
+            Stepper(policy, wired.environment, task),
             wired.reward,
             recipe.reward,
             storage=storage,
@@ -68,6 +124,7 @@ async def _in_process(recipe: Recipe, task: TaskConfig, show: OnSample) -> list[
             seed=recipe.seed,
             max_in_flight=recipe.evaluation.max_in_flight,
             keep_trajectories=recipe.evaluation.keep_trajectories,
+            samples=recipe.evaluation.samples,
             on_sample=show,
         )
 
@@ -90,6 +147,8 @@ async def _by_service(recipe: Recipe, task: TaskConfig, show: OnSample) -> list[
             reward=recipe.reward,
             seed=recipe.seed,
             keep_trajectories=recipe.evaluation.keep_trajectories,
+            samples=recipe.evaluation.samples,
+            cache_answers=recipe.evaluation.cache_answers,
         )
         async with aclosing(steps):
             async for step in steps:

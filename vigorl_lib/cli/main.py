@@ -16,18 +16,22 @@ from vigorl_lib.errors import ConfigError, DataError, VigorlError
 
 COMMANDS = {
     "up": ("vigorl_lib.cli.up", "Start the services on this machine and print their addresses."),
+    "check": ("vigorl_lib.cli.check", "Try each part of an installation and its storage."),
+    "context": ("vigorl_lib.cli.context", "The installations to talk to, by name: set, use, list, show."),
     "solve": ("vigorl_lib.cli.solve", "Ask one question about one image and watch the turns."),
     "data": ("vigorl_lib.cli.data", "Make, import and look at data sets."),
     "search": ("vigorl_lib.cli.search", "Tree search over a data set with a policy."),
     "linearize": ("vigorl_lib.cli.linearize", "Turn searched trees into chains to train on."),
     "train": ("vigorl_lib.cli.train", "Train: sft, grpo."),
     "jobs": ("vigorl_lib.cli.jobs", "Jobs on a cluster: render, submit, list, status, logs, cancel."),
-    "evaluate": ("vigorl_lib.cli.evaluate", "Measure a policy on a data set."),
+    "eval": ("vigorl_lib.cli.evaluate:evaluate", "Measure a policy on a data set."),
+    "compare": ("vigorl_lib.cli.evaluate", "Two evaluations of the same questions, pair by pair."),
+    "models": ("vigorl_lib.cli.models", "Move checkpoints, by digest: fetch, upload, wait, digest."),
     "export": ("vigorl_lib.cli.export", "Write a checkpoint as a Hugging Face folder."),
     "report": ("vigorl_lib.cli.report", "Write report.html of a run."),
     "quickstart": ("vigorl_lib.cli.quickstart", "The whole story on this machine, in one command."),
 }
-"""Command → module that defines it under the same name, and its line in the help."""
+"""Command → module that defines it, under the same name unless another stands behind a colon; its line in the help."""
 
 
 class LazyGroup(click.Group):
@@ -39,7 +43,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(importlib.import_module(COMMANDS[cmd_name][0]), cmd_name)
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), attribute or cmd_name)
         assert isinstance(command, click.Command)
         return command
 

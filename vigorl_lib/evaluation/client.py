@@ -34,6 +34,8 @@ class EvaluationClient(Client):
         seed: int = 0,
         limit: int = 0,
         keep_trajectories: int = 0,
+        samples: int = 1,
+        cache_answers: bool = False,
         shard_index: int = 0,
         shard_count: int = 1,
     ) -> AsyncGenerator[EvaluationProgress | tuple[Metric, ...]]:
@@ -53,6 +55,8 @@ class EvaluationClient(Client):
             reward=config_to_proto(reward),
             seed=seed,
             keep_trajectories=keep_trajectories,
+            samples=samples,
+            cache_answers=cache_answers,
         )
         async with aclosing(self._connections[0].stream(self._stub.Evaluate, request)) as responses:
             async for response in responses:

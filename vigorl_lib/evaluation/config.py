@@ -12,6 +12,10 @@ class EvaluationConfig(Section):
 
     modes: tuple[str, ...] = ("single_turn", "multi_turn")
     temperature: float = Field(default=0.0, ge=0.0)
+    samples: int = Field(default=1, ge=1)
+    """Answers to each question, for pass@k and majority votes; at temperature 0 all are the same."""
+    cache_answers: bool = False
+    """Remember greedy answers in storage, for any evaluation of the same policy that asks the same."""
     limit: int = Field(default=0, ge=0)
     """Only the first examples; 0 takes all."""
     max_in_flight: int = Field(default=128, ge=1)

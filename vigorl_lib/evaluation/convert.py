@@ -70,6 +70,8 @@ def _record_to_proto(record: SampleRecord) -> pb.SampleResult:
         tags=record.tags,
         point_error_px=record.point_error_px,
         hit=record.hit,
+        sample=record.sample,
+        image=record.image,
     )
 
 
@@ -87,4 +89,6 @@ def _record_from_proto(proto: pb.SampleResult) -> SampleRecord:
         tags=dict(proto.tags),
         point_error_px=proto.point_error_px if proto.HasField("point_error_px") else None,
         hit=proto.hit if proto.HasField("hit") else None,
+        sample=proto.sample,
+        image=proto.image,
     )

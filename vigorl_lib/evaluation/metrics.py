@@ -1,4 +1,4 @@
-"""Figures with their uncertainty: Wilson intervals, paired comparisons, pointing.
+"""Figures with their uncertainty: Wilson and clustered intervals, several samples, paired comparisons, pointing.
 
 Pure functions over `SampleRecord`s. Every accuracy comes with n and a 95 % interval; two policies that
 answered the same questions are compared pair by pair, which is far sharper than comparing intervals.
@@ -37,6 +37,10 @@ class SampleRecord:
     tags: Mapping[str, str] = field(default_factory=dict)
     point_error_px: float | None = None
     hit: bool | None = None
+    sample: int = 0
+    """Number of this answer among those to the same question."""
+    image: str = ""
+    """Digest of the question's first image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +66,79 @@ class Paired:
     p_value: float
 
 
-def wilson(successes: int, n: int) -> Proportion:
-    """Wilson score interval (Wilson 1927); for n = 0 the interval is everything."""
+def wilson(successes: float, n: int, *, effective: float | None = None) -> Proportion:
+    """Wilson score interval (Wilson 1927); for n = 0 the interval is everything.
+
+    `effective` is how many independent samples the n are worth.
+    """
     if n == 0:
         return Proportion(0.0, 0.0, 1.0, 0)
-    share, z2 = successes / n, Z_95**2
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z_95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    share, m, z2 = successes / n, n if effective is None else effective, Z_95**2
+    middle = (share + z2 / (2 * m)) / (1 + z2 / m)
+    half = Z_95 / (1 + z2 / m) * math.sqrt(max(0.0, share * (1 - share)) / m + z2 / (4 * m * m))
     return Proportion(share, max(0.0, middle - half), min(1.0, middle + half), n)
 
 
 def accuracy(records: Sequence[SampleRecord]) -> Proportion:
-    return wilson(sum(record.correct for record in records), len(records))
+    """Share of right samples. Samples about the same image are one cluster and widen the interval.
+
+    The interval is Wilson's with n divided by the design effect: the cluster-robust variance of the share over that
+    of independent samples, at least 1 (Kish 1965). Where each image was asked about once it is Wilson's own.
+    """
+    n = len(records)
+    if n == 0:
+        return wilson(0.0, 0)
+    right = sum(record.correct for record in records)
+    share = right / n
+    clusters: dict[str, list[float]] = {}
+    for record in records:
+        clusters.setdefault(record.image or record.example_id, []).append(record.correct - share)
+    if len(clusters) in (1, n) or share in (0.0, 1.0):
+        # Without any spread nothing is known of the correlation within a cluster: the careful guess is all of it.
+        return wilson(right, n, effective=len(clusters))
+    robust = sum(sum(residuals) ** 2 for residuals in clusters.values()) * len(clusters) / (len(clusters) - 1)
+    design_effect = max(1.0, robust / (n * share * (1 - share)))
+    return wilson(right, n, effective=n / design_effect)
+
+
+def by_question(records: Sequence[SampleRecord]) -> dict[str, list[SampleRecord]]:
+    """All samples of each example, in the order of the examples."""
+    questions: dict[str, list[SampleRecord]] = {}
+    for record in records:
+        questions.setdefault(record.example_id, []).append(record)
+    return questions
+
+
+def pass_at_k(records: Sequence[SampleRecord], k: int) -> Proportion:
+    """Chance that one of k samples is right, by the unbiased estimator 1 - C(n - c, k) / C(n, k) (Chen et al. 2021).
+
+    The interval is Wilson's over questions; a mean of chances spreads less than one of verdicts, so it is careful.
+    Raises ValueError where a question has fewer than k samples.
+    """
+    questions = by_question(records).values()
+    if any(len(samples) < k for samples in questions):
+        raise ValueError(f"pass@{k} needs {k} samples of each question, found {min(map(len, questions))}")
+    chances = []
+    for samples in questions:
+        n, right = len(samples), sum(record.correct for record in samples)
+        chances.append(1.0 - math.comb(n - right, k) / math.comb(n, k))
+    return wilson(sum(chances), len(chances))
+
+
+def majority(records: Sequence[SampleRecord]) -> Proportion:
+    """Share of questions whose most frequent answer is right; of equally frequent ones the earliest counts.
+
+    Answers are the same if they differ in case and blanks only; samples without an answer do not vote.
+    """
+    right = 0
+    questions = by_question(records)
+    for samples in questions.values():
+        votes: dict[str, list[SampleRecord]] = {}
+        for record in samples:
+            if record.answer is not None:
+                votes.setdefault(" ".join(record.answer.lower().split()), []).append(record)
+        right += max(votes.values(), key=len)[0].correct if votes else False
+    return wilson(right, len(questions))
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -88,29 +153,36 @@ def mcnemar(only_first: int, only_second: int) -> float:
 def compare(
     first: Sequence[SampleRecord], second: Sequence[SampleRecord], *, samples: int = 2000, seed: int = 0
 ) -> Paired:
-    """Accuracy of `first` minus that of `second` over the examples that both answered."""
-    of_second = {record.example_id: record.correct for record in second}
-    pairs = [(r.correct, of_second[r.example_id]) for r in first if r.example_id in of_second]
-    counts = Counter(pairs)
-    only_first, only_second, n = counts[True, False], counts[False, True], len(pairs)
+    """Accuracy of `first` minus that of `second` over the examples that both answered.
+
+    Several samples of an example count as their mean. `p_value` is that of the exact sign test over the examples on
+    which the two differ, which for one sample each is McNemar's.
+    """
+    of_first, of_second = _shares_by_question(first), _shares_by_question(second)
+    differences = [share - of_second[name] for name, share in of_first.items() if name in of_second]
+    n = len(differences)
     if n == 0:
         return Paired(0.0, -1.0, 1.0, 0, 0, 0, 1.0)
-    low, high = _bootstrap(only_first, only_second, n, samples, seed)
-    return Paired(
-        (only_first - only_second) / n, low, high, n, only_first, only_second, mcnemar(only_first, only_second)
-    )
+    only_first, only_second = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+    low, high = _bootstrap(differences, samples, seed)
+    return Paired(fmean(differences), low, high, n, only_first, only_second, mcnemar(only_first, only_second))
 
 
-def _bootstrap(only_first: int, only_second: int, n: int, samples: int, seed: int) -> tuple[float, float]:
-    """95 % percentile interval of the mean difference (Efron 1979).
+def _shares_by_question(records: Sequence[SampleRecord]) -> dict[str, float]:
+    return {name: fmean(record.correct for record in samples) for name, samples in by_question(records).items()}
 
-    A pair's difference is 1, -1 or 0, so drawing n pairs with replacement is one multinomial draw.
+
+def _bootstrap(differences: Sequence[float], samples: int, seed: int) -> tuple[float, float]:
+    """95 % percentile interval of the mean difference over examples drawn with replacement (Efron 1979).
+
+    Drawing n examples is one multinomial draw over their distinct differences.
     """
     import numpy as np
 
-    shares = np.array([only_first, only_second, n - only_first - only_second]) / n
-    counts = np.random.default_rng(seed).multinomial(n, shares, size=samples)
-    low, high = np.quantile((counts[:, 0] - counts[:, 1]) / n, (0.025, 0.975))
+    values, counts = np.unique(np.array(differences), return_counts=True)
+    n = len(differences)
+    drawn = np.random.default_rng(seed).multinomial(n, counts / n, size=samples)
+    low, high = np.quantile(drawn @ values / n, (0.025, 0.975))
     return float(low), float(high)
 
 
@@ -132,7 +204,17 @@ def summarize(records: Sequence[SampleRecord]) -> dict[str, float]:
         **_invalid_by_kind(records),
         **_shares("stop", [record.stop for record in records]),
         **_shares("outcome", [record.outcome for record in records]),
+        **_of_several(records),
     }
+
+
+def _of_several(records: Sequence[SampleRecord]) -> dict[str, float]:
+    """Figures that exist for several samples a question only."""
+    fewest = min((len(samples) for samples in by_question(records).values()), default=0)
+    if fewest < 2:
+        return {}
+    ks = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= fewest]
+    return {f"pass@{k}": pass_at_k(records, k).value for k in ks} | {"majority": majority(records).value}
 
 
 def split_by(records: Sequence[SampleRecord], tag: str) -> dict[str, list[SampleRecord]]:

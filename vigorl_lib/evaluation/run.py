@@ -52,6 +52,7 @@ class _Sample:
     """A scored trajectory, or why there is none."""
 
     example: Example
+    number: int
     scored: tuple[Trajectory, Score] | None
     error: str = ""
 
@@ -68,37 +69,39 @@ async def evaluate(
     max_in_flight: int,
     on_sample: OnSample,
     keep_trajectories: int = 0,
+    samples: int = 1,
 ) -> list[SampleRecord]:
-    """Records of all examples, in their order. The trajectories of the first `keep_trajectories` are kept, too.
+    """Records of `samples` answers to each example, in the order of the examples.
 
-    Several processes may share a prefix, each with examples of its own. Images without bytes are loaded from
-    `storage` when their sample begins.
+    The trajectories of the first `keep_trajectories` examples are kept, too. Several processes may share a prefix,
+    each with examples of its own. Images without bytes are loaded from `storage` when their sample begins.
 
     Raises PolicyError (EVALUATION_INCOMPLETE) if failures left samples undone, ConfigError
     (EVALUATION_DIFFERS) if records under the prefix were made with other settings.
     """
     await _claim(storage, prefix, stepper, reward_config, seed)
-    asked = {example.example_id for example in examples}
+    asked = [(example, number) for example in examples for number in range(samples)]
+    wanted = {(example.example_id, number) for example, number in asked}
     records = await asyncio.to_thread(read_records, storage, prefix)
-    done = {record.example_id: record for record in records if record.example_id in asked}
+    done = {_key(record): record for record in records if _key(record) in wanted}
     images = ImageStore(storage)
     kept = {example.example_id for example in examples[:keep_trajectories]}
-    missing = [example for example in examples if example.example_id not in done]
+    missing = [(example, number) for example, number in asked if (example.example_id, number) not in done]
     failed: list[str] = []
 
-    resumed = [done[example.example_id] for example in examples if example.example_id in done]
-    for number, record in enumerate(resumed, start=1):
-        on_sample(EvaluationProgress(number, len(examples), 0, len(resumed), record))
+    resumed = list(done.values())
+    for count, record in enumerate(resumed, start=1):
+        on_sample(EvaluationProgress(count, len(asked), 0, len(resumed), record))
 
-    async def sample(example: Example) -> _Sample:
-        return await _sample(example, images, stepper, reward, reward_config, f"{prefix}/{example.example_id}/0", seed)
+    async def sample(example: Example, number: int) -> _Sample:
+        return await _sample(example, number, images, stepper, reward, reward_config, prefix, seed)
 
     def write(record: SampleRecord, result: tuple[Trajectory, Score]) -> None:
         writer.append(_entry(record, *result, images if record.example_id in kept else None))
 
     writer = await asyncio.to_thread(SegmentWriter, storage, prefix)
     try:
-        jobs = (partial(sample, example) for example in missing)
+        jobs = (partial(sample, *question) for question in missing)
         async with aclosing(rollout_many(jobs, max_in_flight=max_in_flight)) as results:
             async for result in results:
                 name = result.example.example_id
@@ -106,20 +109,25 @@ async def evaluate(
                 if result.scored is None:
                     failed.append(f"{name}: {result.error}")
                 else:
-                    made = done[name] = to_record(result.example, *result.scored)
+                    made = to_record(result.example, *result.scored, sample=result.number)
+                    done[_key(made)] = made
                     await asyncio.to_thread(write, made, result.scored)
                 counted = len(done) + len(failed)
-                on_sample(EvaluationProgress(counted, len(examples), len(failed), len(resumed), made))
+                on_sample(EvaluationProgress(counted, len(asked), len(failed), len(resumed), made))
     finally:
         await asyncio.to_thread(writer.close)
     if failed:
         raise PolicyError(
-            f"{len(failed)} of {len(examples)} samples failed, first {failed[0]}; mend that example if its "
+            f"{len(failed)} of {len(asked)} samples failed, first {failed[0]}; mend that example if its "
             "data is at fault, and run the same command again",
             reason="EVALUATION_INCOMPLETE",
             failed=len(failed),
         )
-    return [done[example.example_id] for example in examples]
+    return [done[example.example_id, number] for example, number in asked]
+
+
+def _key(record: SampleRecord) -> tuple[str, int]:
+    return record.example_id, record.sample
 
 
 async def _with_images(example: Example, images: ImageStore) -> Example:
@@ -131,27 +139,29 @@ async def _with_images(example: Example, images: ImageStore) -> Example:
 
 async def _sample(
     example: Example,
+    number: int,
     images: ImageStore,
     stepper: Stepper,
     reward: Reward,
     config: RewardConfig,
-    trajectory_id: str,
+    prefix: str,
     seed: int,
 ) -> _Sample:
-    seed_path = (seed, "evaluate", example.example_id)
+    trajectory_id = f"{prefix}/{example.example_id}/{number}"
+    seed_path = (seed, "evaluate", example.example_id, number)
     try:
         example = await _with_images(example, images)
         trajectory = await solve(stepper, example, trajectory_id=trajectory_id, seed_path=seed_path)
         if trajectory.stop.is_error:
-            return _Sample(example, None, trajectory.error or trajectory.stop.value)
+            return _Sample(example, number, None, trajectory.error or trajectory.stop.value)
         (score,) = await reward.score([(example, trajectory)], config=config)
     except VigorlError as error:
-        return _Sample(example, None, f"{error.reason}: {error.message}")
+        return _Sample(example, number, None, f"{error.reason}: {error.message}")
     if isinstance(score, VigorlError):
-        return _Sample(example, None, f"{score.reason}: {score.message}")
+        return _Sample(example, number, None, f"{score.reason}: {score.message}")
     if isinstance(score, Exception):
         raise score
-    return _Sample(example, (trajectory, score))
+    return _Sample(example, number, (trajectory, score))
 
 
 def _entry(record: SampleRecord, trajectory: Trajectory, score: Score, images: ImageStore | None) -> dict[str, Any]:
@@ -190,11 +200,11 @@ async def _claim(storage: Storage, prefix: str, stepper: Stepper, reward: Reward
 
 
 def read_records(storage: Storage, prefix: str) -> list[SampleRecord]:
-    """Sample records under a prefix; of an example recorded twice the first counts."""
-    records: dict[str, SampleRecord] = {}
+    """Sample records under a prefix; of a sample recorded twice the first counts."""
+    records: dict[tuple[str, int], SampleRecord] = {}
     for entry in read_segments(storage, prefix):
         record = SampleRecord(**entry["sample"])
-        records.setdefault(record.example_id, record)
+        records.setdefault(_key(record), record)
     return list(records.values())
 
 
@@ -207,7 +217,7 @@ def read_kept_trajectories(storage: Storage, prefix: str) -> list[Trajectory]:
     ]
 
 
-def to_record(example: Example, trajectory: Trajectory, score: Score) -> SampleRecord:
+def to_record(example: Example, trajectory: Trajectory, score: Score, *, sample: int = 0) -> SampleRecord:
     error, hit = pointing(example, trajectory)
     return SampleRecord(
         example_id=example.example_id,
@@ -222,6 +232,8 @@ def to_record(example: Example, trajectory: Trajectory, score: Score) -> SampleR
         tags=dict(example.tags),
         point_error_px=error,
         hit=hit,
+        sample=sample,
+        image=example.images[0].sha256 if example.images else "",
     )
 
 

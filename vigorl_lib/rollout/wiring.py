@@ -82,6 +82,20 @@ async def connect(services: ServicesConfig, policy: str | Policy) -> AsyncIterat
         await connections.close()
 
 
+@asynccontextmanager
+async def connect_reward(services: ServicesConfig) -> AsyncIterator[Reward]:
+    """The reward alone, for whoever scores what was said before."""
+    from vigorl_lib.rpc.channels import Connections
+
+    connections = Connections(services.client)
+    reward = _reward(services, connections)
+    try:
+        yield reward
+    finally:
+        await reward.close()
+        await connections.close()
+
+
 def _policy(services: ServicesConfig, policy: str | Policy, connections: Connections) -> Policy:
     if not isinstance(policy, str):
         return policy

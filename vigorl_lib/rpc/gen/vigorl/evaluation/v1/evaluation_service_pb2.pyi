@@ -9,7 +9,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class EvaluateRequest(_message.Message):
-    __slots__ = ("run_id", "dataset", "split", "limit", "shard_index", "shard_count", "policy", "task", "reward", "seed", "keep_trajectories")
+    __slots__ = ("run_id", "dataset", "split", "limit", "shard_index", "shard_count", "policy", "task", "reward", "seed", "keep_trajectories", "samples", "cache_answers")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     DATASET_FIELD_NUMBER: _ClassVar[int]
     SPLIT_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +21,8 @@ class EvaluateRequest(_message.Message):
     REWARD_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     KEEP_TRAJECTORIES_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    CACHE_ANSWERS_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     dataset: str
     split: str
@@ -32,10 +34,12 @@ class EvaluateRequest(_message.Message):
     reward: _reward_service_pb2.RewardConfig
     seed: int
     keep_trajectories: int
-    def __init__(self, run_id: _Optional[str] = ..., dataset: _Optional[str] = ..., split: _Optional[str] = ..., limit: _Optional[int] = ..., shard_index: _Optional[int] = ..., shard_count: _Optional[int] = ..., policy: _Optional[str] = ..., task: _Optional[_Union[_task_pb2.TaskSettings, _Mapping]] = ..., reward: _Optional[_Union[_reward_service_pb2.RewardConfig, _Mapping]] = ..., seed: _Optional[int] = ..., keep_trajectories: _Optional[int] = ...) -> None: ...
+    samples: int
+    cache_answers: bool
+    def __init__(self, run_id: _Optional[str] = ..., dataset: _Optional[str] = ..., split: _Optional[str] = ..., limit: _Optional[int] = ..., shard_index: _Optional[int] = ..., shard_count: _Optional[int] = ..., policy: _Optional[str] = ..., task: _Optional[_Union[_task_pb2.TaskSettings, _Mapping]] = ..., reward: _Optional[_Union[_reward_service_pb2.RewardConfig, _Mapping]] = ..., seed: _Optional[int] = ..., keep_trajectories: _Optional[int] = ..., samples: _Optional[int] = ..., cache_answers: _Optional[bool] = ...) -> None: ...
 
 class SampleResult(_message.Message):
-    __slots__ = ("example_id", "correct", "outcome", "stop", "answer", "turns", "zooms", "reward", "invalid", "tags", "point_error_px", "hit")
+    __slots__ = ("example_id", "correct", "outcome", "stop", "answer", "turns", "zooms", "reward", "invalid", "tags", "point_error_px", "hit", "sample", "image")
     class InvalidEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -62,6 +66,8 @@ class SampleResult(_message.Message):
     TAGS_FIELD_NUMBER: _ClassVar[int]
     POINT_ERROR_PX_FIELD_NUMBER: _ClassVar[int]
     HIT_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
     example_id: str
     correct: bool
     outcome: str
@@ -74,7 +80,9 @@ class SampleResult(_message.Message):
     tags: _containers.ScalarMap[str, str]
     point_error_px: float
     hit: bool
-    def __init__(self, example_id: _Optional[str] = ..., correct: _Optional[bool] = ..., outcome: _Optional[str] = ..., stop: _Optional[str] = ..., answer: _Optional[str] = ..., turns: _Optional[int] = ..., zooms: _Optional[int] = ..., reward: _Optional[float] = ..., invalid: _Optional[_Mapping[str, int]] = ..., tags: _Optional[_Mapping[str, str]] = ..., point_error_px: _Optional[float] = ..., hit: _Optional[bool] = ...) -> None: ...
+    sample: int
+    image: str
+    def __init__(self, example_id: _Optional[str] = ..., correct: _Optional[bool] = ..., outcome: _Optional[str] = ..., stop: _Optional[str] = ..., answer: _Optional[str] = ..., turns: _Optional[int] = ..., zooms: _Optional[int] = ..., reward: _Optional[float] = ..., invalid: _Optional[_Mapping[str, int]] = ..., tags: _Optional[_Mapping[str, str]] = ..., point_error_px: _Optional[float] = ..., hit: _Optional[bool] = ..., sample: _Optional[int] = ..., image: _Optional[str] = ...) -> None: ...
 
 class Metric(_message.Message):
     __slots__ = ("name", "value", "low", "high", "samples")
