@@ -13,11 +13,11 @@ from enum import StrEnum
 from vigorl_lib.domain.example import AnswerKind, GroundTruth
 from vigorl_lib.domain.geometry import Frame, FrameMap
 from vigorl_lib.domain.grammar import find_points
+from vigorl_lib.domain.web_action import parse_action
 from vigorl_lib.errors import RewardError
 
 _LETTER_PREFIX = re.compile(r"^\(?([A-Za-z])[.):]\s*")
 _EDGES = " \t\n.,;:!?\"'`"
-_ACTION = re.compile(r"^\s*(click|type|scroll|stop|go_back)\s*(?:\[(.*?)\])?\s*(?:\[(.*)\])?\s*$", re.DOTALL)
 
 
 class Match(StrEnum):
@@ -89,11 +89,10 @@ def _point(text: str, truth: GroundTruth, frames: FrameMap | None) -> Match:
 
 
 def _action(text: str, gold: str) -> Match:
-    """All parts must agree: the verb, the element, and the typed content."""
-    said, wanted = _ACTION.match(text), _ACTION.match(gold)
+    """All parts must agree: the verb, the element, the direction, and the typed or answered text."""
+    said, wanted = parse_action(text), parse_action(gold)
     if said is None:
         return Match.UNREADABLE
     if wanted is None:
         raise RewardError(f"truth is no web action: {gold!r}", reason="TRUTH_INCOMPLETE", infrastructure=False)
-    parts = [[normalize(part or "") for part in match.groups()] for match in (said, wanted)]
-    return _verdict(parts[0] == parts[1])
+    return _verdict(said.same(wanted))
