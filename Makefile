@@ -80,7 +80,7 @@ bench: $(VENV)/.installed-dev $(VENV)/.installed-vllm ## Tables and build/bench/
 	$(BIN)/python -m tests.bench $(BENCH)
 
 format: $(VENV)/.installed-dev
-	$(BIN)/ruff check --fix . ; $(BIN)/ruff format . ; cd protos && ../$(BIN)/buf format -w
+	$(BIN)/ruff check --fix . ; $(BIN)/ruff format . ; $(BIN)/python -m tests.chart.readme ; cd protos && ../$(BIN)/buf format -w
 
 clean: ## Remove what builds and runs made (keeps .venv)
 	rm -rf build dist runs *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

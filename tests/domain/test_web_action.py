@@ -30,8 +30,8 @@ def test_an_action_is_read_from_its_spelling(text: str, action: WebAction) -> No
 @pytest.mark.parametrize(
     "text",
     ["", "click", "click 12", "click [x]", "click [12] now", "click [12] [3]", "type [3]", "type [New York]",
-     "type [x] [y]", "scroll", "scroll [left]", "go_back [1]", "go_back now", "hover [3]", "clicking [3]", "I click [3]",
-     "stop now",
+     "type [x] [y]", "scroll", "scroll [left]", "go_back [1]", "go_back now", "hover [3]", "clicking [3]",
+     "I click [3]", "stop now",
      "click [" + "9" * 5000 + "]"],
 )  # fmt: skip
 def test_what_is_no_action_is_none(text: str) -> None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import grpc
+import grpc.aio
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.rpc.fakes import FakePolicy, ask, served
 from vigorl_lib.domain.trajectory import Message, Origin, Role, Segment
@@ -180,3 +184,26 @@ async def test_a_certificate_that_cannot_be_read_is_named(world: World, tmp_path
     with pytest.raises(ConfigError, match=r"gone\.pem") as caught:
         await answered("127.0.0.1:1", ClientConfig(tls_ca=tmp_path / "gone.pem"))
     assert caught.value.reason == "TLS_FILE_UNREADABLE"
+
+
+async def test_probes_that_cannot_speak_tls_have_a_listener_for_health_and_nothing_else(world: World) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mutual = world.mutual().model_copy(update={"health_listen": f"127.0.0.1:{port}"})
+    async with served(FakePolicy(), mutual), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        probe = health_pb2_grpc.HealthStub(channel)
+        for name in ("", "liveness"):
+            answer = await probe.Check(health_pb2.HealthCheckRequest(service=name), timeout=5)
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await channel.unary_unary("/vigorl.policy.v1.PolicyService/GetPolicyInfo")(b"", timeout=5)
+        assert refusal.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_a_health_listener_on_a_taken_port_is_refused(world: World) -> None:
+    async with served(FakePolicy()) as address:
+        with pytest.raises(ConfigError) as refusal:
+            async with served(FakePolicy(), ServerConfig(health_listen=address)):
+                pass
+        assert refusal.value.reason == "PORT_BUSY"

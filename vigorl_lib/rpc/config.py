@@ -40,6 +40,9 @@ class ServerConfig(Section):
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
     """PEM file of the authority whose client certificates are demanded (mTLS)."""
+    health_listen: str = ""
+    """host:port of a further listener that answers health checks and nothing else, without TLS: for probes that
+    cannot speak it, such as the kubelet's. None by default."""
 
     @model_validator(mode="after")
     def _check_tls(self) -> ServerConfig:
@@ -57,18 +60,29 @@ class ClientConfig(Section):
     """Deadline of a call that works with a model, its waits for a replica with room included."""
     quick_timeout_s: float = Field(default=30.0, gt=0.0)
     """Deadline of any other call."""
+    tls: bool = False
+    """Speak TLS and believe the public authorities, as behind an ingress with a public certificate."""
     tls_ca: Path | None = None
     """PEM file of the authority that signed the servers' certificates; TLS is on when it is set."""
     tls_certificate: Path | None = None
     """PEM file of this client's own certificate chain, where the servers demand one (mTLS)."""
     tls_key: Path | None = None
+    authority: str = ""
+    """Name that the servers' certificates have and requests are for, where it is not the target's own: through a
+    forwarded port the target is localhost."""
+    token_file: Path | None = None
+    """File with the bearer token; without one it comes from the environment (`VIGORL_AUTH__TOKEN`)."""
+
+    @property
+    def speaks_tls(self) -> bool:
+        return self.tls or self.tls_ca is not None
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key belong together")
-        if self.tls_certificate is not None and self.tls_ca is None:
-            raise ValueError("tls_certificate needs tls_ca: TLS is off without it")
+        if self.tls_certificate is not None and not self.speaks_tls:
+            raise ValueError("tls_certificate needs tls_ca or tls: TLS is off without them")
         return self
 
 
@@ -87,6 +101,25 @@ def bearer_token(*, admin: bool = False) -> str | None:
         return None
     wanted = settings.admin_token if admin and settings.admin_token is not None else settings.token
     return wanted.get_secret_value()
+
+
+def read_token(path: Path) -> str:
+    """The token of a file. Raises ConfigError (TOKEN_FILE_UNREADABLE)."""
+    try:
+        token = path.read_text(encoding="ascii").strip()
+    except OSError as error:
+        problem = error.strerror or "unreadable"
+    except UnicodeDecodeError:
+        problem = "not ASCII text"
+    else:
+        if token.isprintable() and token and " " not in token:
+            return token
+        problem = "not one word" if token else "empty"
+    raise ConfigError(
+        f"token file {path}: {problem}; expected the bearer token on a line of its own",
+        reason="TOKEN_FILE_UNREADABLE",
+        path=path,
+    )
 
 
 def read_pem(path: Path) -> bytes:

@@ -116,7 +116,7 @@ async def running(
     await server.start()
     watchers: list[asyncio.Task[None]] = []
     try:
-        async with build() as service:
+        async with _plain_health(config, status), build() as service:
             service.register(late)
             if config.reflection and token is None:
                 names = (service.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -139,6 +139,22 @@ async def running(
                 await server.stop(config.drain_s)
     finally:
         # Also where the service could not be built.
+        await server.stop(0)
+
+
+@asynccontextmanager
+async def _plain_health(config: ServerConfig, status: Any) -> AsyncIterator[None]:
+    """The listener of `health_listen`, where there is one."""
+    if not config.health_listen:
+        yield
+        return
+    server = grpc.aio.server(maximum_concurrent_rpcs=HEALTH_CALLS, options=(("grpc.so_reuseport", 0),))
+    health_pb2_grpc.add_HealthServicer_to_server(status, server)
+    _add_port(server, config.health_listen, None)
+    await server.start()
+    try:
+        yield
+    finally:
         await server.stop(0)
 
 
@@ -215,22 +231,23 @@ def _bind(server: grpc.aio.Server, config: ServerConfig, token: str | None) -> s
             "VIGORL_AUTH__TOKEN or server.tls_certificate, or allow it with server.allow_insecure",
             reason="INSECURE_LISTEN",
         )
+    return _add_port(server, config.listen, _server_credentials(config) if config.tls_certificate else None)
+
+
+def _add_port(server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredentials | None) -> str:
+    """Bind `listen`; the address with the port that it got. Raises ConfigError (PORT_BUSY)."""
     try:
-        bound = (
-            server.add_secure_port(config.listen, _server_credentials(config))
-            if config.tls_certificate
-            else server.add_insecure_port(config.listen)
-        )
+        bound = server.add_secure_port(listen, credentials) if credentials else server.add_insecure_port(listen)
     except RuntimeError:
         bound = 0
     if not bound:
         raise ConfigError(
-            f"cannot listen on {config.listen}: the port is taken, or the address is not of this machine; "
-            "choose another --listen (port 0 takes a free one)",
+            f"cannot listen on {listen}: the port is taken, or the address is not of this machine; "
+            "choose another address (port 0 takes a free one)",
             reason="PORT_BUSY",
-            listen=config.listen,
+            listen=listen,
         )
-    return f"{host}:{bound}"
+    return f"{listen.rpartition(':')[0]}:{bound}"
 
 
 def is_loopback(host: str) -> bool:

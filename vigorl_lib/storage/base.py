@@ -84,6 +84,10 @@ class Storage(Protocol):
         """Write every file below `folder` under `prefix/`, each atomically; the whole is not."""
         ...
 
+    def download(self, key: str, path: Path) -> None:
+        """Write an object into a file, without holding it in memory. Raises ObjectNotFound."""
+        ...
+
     def download_folder(self, prefix: str, folder: Path) -> None:
         """Write every object under `prefix/` into `folder`. Raises ObjectNotFound where there is none."""
         ...

@@ -49,6 +49,13 @@ def committed(storage: Storage, prefix: str) -> dict[str, Any] | None:
         return None
 
 
+def committed_objects(storage: Storage, prefix: str) -> dict[str, Checksum]:
+    """What a committed folder's manifest says of each object, by key below `prefix/`. Raises ObjectNotFound
+    (NOT_COMMITTED), CorruptObject."""
+    objects = _manifest(storage, prefix)["objects"]
+    return {name: Checksum(entry["size"], entry["sha256"]) for name, entry in objects.items()}
+
+
 def verify(storage: Storage, prefix: str) -> dict[str, Any]:
     """The `meta` of a committed folder whose objects all have the size and digest that its manifest says.
 

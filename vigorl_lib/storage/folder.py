@@ -93,6 +93,10 @@ class FolderStorage:
         for name, source in files_below(folder):
             self._place(f"{prefix}/{name}", partial(shutil.copyfile, source), _replace)
 
+    def download(self, key: str, path: Path) -> None:
+        with self._errors(key):
+            shutil.copyfile(self._path(key), path)
+
     def download_folder(self, prefix: str, folder: Path) -> None:
         keys = self.list(f"{prefix}/")
         if not keys:
@@ -100,8 +104,7 @@ class FolderStorage:
         for key in keys:
             target = folder / key.removeprefix(f"{prefix}/")
             target.parent.mkdir(parents=True, exist_ok=True)
-            with self._errors(key):
-                shutil.copyfile(self._path(key), target)
+            self.download(key, target)
 
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)

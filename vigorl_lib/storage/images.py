@@ -91,7 +91,7 @@ class ImageStore:
         cached = self._cache.get(sha256)
         if cached is not None:
             return cached
-        sidecar = json.loads(self.storage.read(f"{_key(sha256)}.json"))
+        sidecar = json.loads(self.storage.read(f"{image_key(sha256)}.json"))
         size = Size(int(sidecar["width"]), int(sidecar["height"]))
         return self.load(Image(sha256, str(sidecar["media_type"]), size))
 
@@ -102,7 +102,7 @@ class ImageStore:
         cached = self._cache.get(image.sha256)
         if cached is not None:
             return cached
-        data = self.storage.read(_key(image.sha256))
+        data = self.storage.read(image_key(image.sha256))
         if digest(data) != image.sha256:
             raise CorruptObject(
                 f"{self.storage.uri}: the image {image.sha256} is not what its name says; delete and import it again",
@@ -113,11 +113,11 @@ class ImageStore:
         return self._cache.put(image.sha256, loaded)
 
     def __contains__(self, sha256: str) -> bool:
-        return self._cache.get(sha256) is not None or self.storage.exists(_key(sha256))
+        return self._cache.get(sha256) is not None or self.storage.exists(image_key(sha256))
 
     def _store(self, image: Image) -> None:
         assert image.data is not None
-        key = _key(image.sha256)
+        key = image_key(image.sha256)
         if self.storage.exists(key):
             return
         sidecar = {
@@ -131,5 +131,5 @@ class ImageStore:
         self.storage.write(key, image.data)
 
 
-def _key(sha256: str) -> str:
+def image_key(sha256: str) -> str:
     return f"images/sha256/{sha256[:2]}/{sha256[2:]}"

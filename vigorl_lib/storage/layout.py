@@ -64,9 +64,19 @@ class RunLayout:
     def metrics(self) -> str:
         return f"{self.root}/metrics"
 
+    @property
+    def searches(self) -> str:
+        """Prefix of all shards' journals."""
+        return f"{self.root}/search"
+
+    @property
+    def trees(self) -> str:
+        """The archive of the run's trees."""
+        return f"{self.searches}/trees.jsonl.zst"
+
     def search(self, shard: str | int = 0) -> str:
-        """Prefix of a shard's journal and trees."""
-        return f"{self.root}/search/{_padded(shard)}"
+        """Prefix of a shard's journal."""
+        return f"{self.searches}/{_padded(shard)}"
 
     def evaluation(self, policy: str, mode: str) -> str:
         """Prefix of the sample records of one cell of the results table."""

@@ -130,6 +130,10 @@ class S3Storage:
             with self._errors(f"{prefix}/{name}"):
                 self._client.fput_object(self._bucket, self._name(f"{prefix}/{name}"), str(source))
 
+    def download(self, key: str, path: Path) -> None:
+        with self._errors(key):
+            self._client.fget_object(self._bucket, self._name(key), str(path))
+
     def download_folder(self, prefix: str, folder: Path) -> None:
         keys = self.list(f"{prefix}/")
         if not keys:
@@ -137,8 +141,7 @@ class S3Storage:
         for key in keys:
             target = folder / key.removeprefix(f"{prefix}/")
             target.parent.mkdir(parents=True, exist_ok=True)
-            with self._errors(key):
-                self._client.fget_object(self._bucket, self._name(key), str(target))
+            self.download(key, target)
 
     def _name(self, key: str) -> str:
         return f"{self._prefix}/{check_key(key)}" if self._prefix else check_key(key)

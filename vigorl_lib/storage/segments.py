@@ -96,7 +96,7 @@ def read_segments(storage: Storage, prefix: str) -> Iterator[dict[str, Any]]:
 
     Raises CorruptObject for a damaged closed segment, DataError (RECORD_INVALID) for a line that is no object.
     """
-    names = {_number(key): key for key in sorted(_segment_keys(storage, prefix))}
+    names = {_number(key): key for key in sorted(segment_keys(storage, prefix))}
     # Of an orphan that was closed but not yet removed, sorting leaves the closed one.
     for number in sorted(names):
         key, data = _read(storage, prefix, number, names[number])
@@ -236,10 +236,11 @@ def _write_closed(storage: Storage, prefix: str, number: int, data: bytes) -> in
 
 
 def _next_number(storage: Storage, prefix: str) -> int:
-    return max((_number(key) for key in _segment_keys(storage, prefix)), default=-1) + 1
+    return max((_number(key) for key in segment_keys(storage, prefix)), default=-1) + 1
 
 
-def _segment_keys(storage: Storage, prefix: str) -> list[str]:
+def segment_keys(storage: Storage, prefix: str) -> list[str]:
+    """Sorted keys of the segments under a prefix, closed (`.jsonl.zst`) and open (`.jsonl`) ones."""
     lead = f"{prefix}/"
     keys = [key for key in storage.list(lead) if key.endswith((CLOSED, OPEN))]
     return [key for key in keys if key.removeprefix(lead).split(".")[0].isdigit()]

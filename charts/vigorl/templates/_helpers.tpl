@@ -1,9 +1,7 @@
 {{- define "vigorl.fullname" -}}
-{{- if contains .Chart.Name .Release.Name -}}
-{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
-{{- else -}}
-{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 40 | trimSuffix "-" -}}
-{{- end -}}
+{{- $name := .Values.fullnameOverride | default (ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) (contains .Chart.Name .Release.Name)) -}}
+{{- /* With "-policy-" and a policy's 24 characters a service's name stays a DNS label. */ -}}
+{{- $name | trunc 30 | trimSuffix "-" -}}
 {{- end -}}
 
 {{/* Labels; takes (dict "root" $ "component" name). Selector labels never hold a version. */}}
@@ -20,13 +18,22 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end -}}
 
-{{/* A component's image: a name below the registry, or a full reference of its own. */}}
+{{/* A reference by digest or tag; takes (dict "root" $ "image" (dict "repository" … "tag" … "digest" …)). */}}
 {{- define "vigorl.image" -}}
-{{- if contains "/" .image -}}
-{{ .image }}
-{{- else -}}
-{{ printf "%s/%s:%s" .root.Values.image.registry .image (.root.Values.image.tag | default .root.Chart.AppVersion) }}
+{{- $repository := .image.repository -}}
+{{- if not (contains "/" $repository) -}}
+{{- $repository = printf "%s/%s" .root.Values.image.registry $repository -}}
 {{- end -}}
+{{- if .image.digest -}}
+{{- printf "%s@%s" $repository .image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $repository (.image.tag | default .root.Values.image.tag | default .root.Chart.AppVersion) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A target that gRPC resolves to every ready pod of a headless service; takes (dict "root" $ "component" name). */}}
+{{- define "vigorl.target" -}}
+dns:///{{ include "vigorl.fullname" .root }}-{{ .component }}.{{ .root.Release.Namespace }}.svc:50051
 {{- end -}}
 
 {{- define "vigorl.podSecurity" -}}
@@ -34,6 +41,7 @@ runAsNonRoot: true
 runAsUser: 10001
 runAsGroup: 10001
 fsGroup: 10001
+fsGroupChangePolicy: OnRootMismatch
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
@@ -41,25 +49,4 @@ seccompProfile: {type: RuntimeDefault}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
-{{- end -}}
-
-{{/* Storage and secrets as environment; the loader and nothing else reads them. */}}
-{{- define "vigorl.env" -}}
-{{- with .Values.storage.s3 }}
-{{- if .endpoint }}
-- {name: VIGORL_S3__ENDPOINT, value: {{ .endpoint | quote }}}
-- {name: VIGORL_S3__SECURE, value: {{ .secure | quote }}}
-{{- end }}
-{{- if .existingSecret }}
-- name: VIGORL_S3__ACCESS_KEY
-  valueFrom: {secretKeyRef: {name: {{ .existingSecret }}, key: access-key}}
-- name: VIGORL_S3__SECRET_KEY
-  valueFrom: {secretKeyRef: {name: {{ .existingSecret }}, key: secret-key}}
-{{- end }}
-{{- end }}
-{{- end -}}
-
-{{/* A target that gRPC resolves to every ready pod of a headless service. */}}
-{{- define "vigorl.target" -}}
-dns:///{{ include "vigorl.fullname" .root }}-{{ .component }}.{{ .root.Release.Namespace }}.svc:{{ .port | default 50051 }}
 {{- end -}}
