@@ -1,15 +1,23 @@
 from __future__ import annotations
 
+import asyncio
 import logging
+import random
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
-from tests.search.support import WrittenPolicy, answer, scenes, search_one, searching, teacher
+from tests.search.support import WrittenPolicy, answer, scenes, search_one, searching, teacher, zoom
 from vigorl_lib.domain.example import Example
 from vigorl_lib.domain.image import Image
-from vigorl_lib.errors import DataError
+from vigorl_lib.domain.trajectory import Segment
+from vigorl_lib.errors import DataError, PolicyError
 from vigorl_lib.search.config import SearchConfig
 from vigorl_lib.search.journal import read_trees
 from vigorl_lib.search.tree import Node, Tree
@@ -56,6 +64,87 @@ async def test_a_tree_that_is_read_equals_the_one_that_was_searched(storage: Fol
     assert shape(read.root) == shape(tree.root)
     assert read.rollouts == tree.rollouts
     assert (read.end, read.simulations, read.policy, read.head) == ("budget", 4, "written", tree.head)
+
+
+def recomputed(records: list[dict[str, Any]]) -> list[tuple[int, float]]:
+    """Visits and mean value of every node, straight from the records."""
+    parents: list[int | None] = [None]
+    values: list[list[float]] = [[]]
+    terminal = [False]
+
+    def count(node: int | None, value: float) -> None:
+        while node is not None:
+            values[node].append(value)
+            node = parents[node]
+
+    for record in records:
+        if record["kind"] != "simulation":
+            continue
+        leaf = record["leaf"]
+        for child in record["children"]:
+            parents.append(leaf)
+            values.append([])
+            terminal.append("stop" in child)
+        if terminal[leaf]:
+            count(leaf, fmean(values[leaf]))
+        for rollout in record["rollouts"]:
+            if not rollout["trajectory"]["error"]:
+                count(rollout["node"], rollout["value"])
+    return [(len(found), fmean(found) if found else 0.0) for found in values]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    simulations=st.integers(1, 7),
+    children=st.integers(1, 4),
+    rollouts=st.integers(1, 3),
+    in_flight=st.integers(1, 4),
+    depth=st.integers(1, 4),
+)
+def test_a_tree_is_what_its_records_say(
+    seed: int, simulations: int, children: int, rollouts: int, in_flight: int, depth: int
+) -> None:
+    """Whatever the policy says, whichever simulation ends first: nothing of those in flight is left."""
+    rng = random.Random(seed)
+
+    def say(prompt: Sequence[Segment], index: int) -> str:
+        if rng.random() < 0.1:
+            raise PolicyError("too long", reason="CONTEXT_OVERFLOW")
+        if rng.random() < 0.6:
+            return zoom(rng.randrange(0, 112), rng.randrange(0, 112))
+        return answer(rng.choice(["pink", "cyan"]))
+
+    config = SearchConfig(
+        simulations=simulations,
+        children=children,
+        rollouts_per_child=rollouts,
+        simulations_in_flight=in_flight,
+        max_depth=depth,
+        dedup_radius_px=3,
+    )
+    policy = WrittenPolicy(say, lambda: asyncio.sleep(rng.choice([0, 0, 0.001])))
+
+    async def searched_and_read() -> None:
+        tree, records = await search_one(searching(policy, config))
+        assume(tree.nodes)
+        with TemporaryDirectory() as folder:
+            storage = FolderStorage(Path(folder))
+            write(storage, *records)
+            (read,) = read_trees(storage, "search/0")
+        assert shape(read.root) == shape(tree.root)
+        assert (read.rollouts, read.end, read.cost, read.simulations) == (
+            tree.rollouts,
+            tree.end,
+            tree.cost,
+            tree.simulations,
+        )
+        naive = recomputed(records)
+        assert [node.visit_count for node in tree.nodes] == [visits for visits, _ in naive]
+        assert [node.value for node in tree.nodes] == pytest.approx([value for _, value in naive])
+        assert all(node.virtual_visits == 0 and not node.expanding for node in tree.nodes)
+
+    asyncio.run(searched_and_read())
 
 
 async def test_pictures_come_with_their_bytes_if_they_are_asked_for(storage: FolderStorage, scene: Example) -> None:

@@ -30,7 +30,7 @@ from vigorl_lib.data.trajectory_records import (
     write_turn_record,
 )
 from vigorl_lib.domain.trajectory import Prefix, StopReason
-from vigorl_lib.search.tree import Node, Rollout, Tree
+from vigorl_lib.search.tree import NO_COST, Cost, Node, Rollout, Tree
 from vigorl_lib.storage.base import Storage
 from vigorl_lib.storage.images import ImageStore
 from vigorl_lib.storage.segments import read_segments
@@ -43,25 +43,38 @@ logger = logging.getLogger(__name__)
 
 def root_record(tree: Tree, prefix: Prefix) -> Record:
     table: ImageTable = {}
-    node = _write_prefix(prefix, table)
+    node = write_prefix(prefix, table)
     return _record(tree, "root", example_id=tree.example_id, policy=tree.policy, node=node, images=write_images(table))
 
 
 def simulation_record(
-    tree: Tree, leaf: Node, children: Sequence[Prefix], rollouts: Sequence[Rollout], error: str = ""
+    tree: Tree,
+    leaf: Node,
+    children: Sequence[Prefix],
+    rollouts: Sequence[Rollout],
+    error: str = "",
+    cost: Cost = NO_COST,
 ) -> Record:
     """A rollout names its node by the index that it has once the children are added."""
     table: ImageTable = {}
-    written = [_write_prefix(child, table) for child in children]
-    scored = [{"node": r.node, "value": r.value, "trajectory": trajectory_to_record(r.trajectory)} for r in rollouts]
+    written = [write_prefix(child, table) for child in children]
     failure = {"error": error} if error else {}
     return _record(
-        tree, "simulation", leaf=leaf.index, children=written, rollouts=scored, images=write_images(table), **failure
+        tree,
+        "simulation",
+        leaf=leaf.index,
+        children=written,
+        rollouts=[write_rollout(rollout) for rollout in rollouts],
+        cost=write_cost(cost),
+        images=write_images(table),
+        **failure,
     )
 
 
 def end_record(tree: Tree, reason: str, error: str = "") -> Record:
-    return _record(tree, "end", reason=reason, error=error)
+    """A tree that ends before it has a root says here whose it is."""
+    whose = {} if tree.nodes else {"example_id": tree.example_id, "policy": tree.policy}
+    return _record(tree, "end", reason=reason, error=error, **whose)
 
 
 def read_trees(
@@ -81,7 +94,7 @@ def read_trees(
         name = fields.text("tree")
         if only is not None and name not in only:
             continue
-        if name not in unfinished and name not in finished and fields.text("kind") == "root":
+        if name not in unfinished and name not in finished and "example_id" in fields:
             unfinished[name] = Tree(name, fields.text("example_id"), fields.text("policy"))
         tree = unfinished.get(name)
         if tree is None or fields.text("previous") != tree.head:
@@ -99,16 +112,16 @@ def read_trees(
 def _apply(tree: Tree, fields: Fields, images: ImageStore | None) -> None:
     match fields.text("kind"):
         case "root":
-            tree.open(_read_prefix(fields.nested("node"), None, read_images(fields, images)))
+            tree.open(read_prefix(fields.nested("node"), None, read_images(fields, images)))
         case "simulation":
             index, table = fields.integer("leaf"), read_images(fields, images)
             if not 0 <= index < len(tree.nodes):
                 raise fields.error(f"leaf: expected one of {len(tree.nodes)} nodes, found {index}")
             leaf = tree.nodes[index]
-            children = [_read_prefix(child, leaf.prefix, table) for child in fields.objects("children")]
+            children = [read_prefix(child, leaf.prefix, table) for child in fields.objects("children")]
             nodes = len(tree.nodes) + len(children)
-            rollouts = [_read_rollout(rollout, nodes, images) for rollout in fields.objects("rollouts")]
-            tree.simulate(leaf, children, rollouts, fields.text("error", ""))
+            rollouts = [read_rollout(rollout, nodes, images) for rollout in fields.objects("rollouts")]
+            tree.simulate(leaf, children, rollouts, fields.text("error", ""), read_cost(fields))
         case "end":
             tree.end, tree.error = fields.text("reason"), fields.text("error", "")
         case other:
@@ -122,8 +135,8 @@ def _record(tree: Tree, kind: str, **rest: Any) -> Record:
     return record | {"id": hashlib.sha256(text.encode()).hexdigest()[:16]}
 
 
-def _write_prefix(prefix: Prefix, table: ImageTable) -> Record:
-    """A prefix without its past."""
+def write_prefix(prefix: Prefix, table: ImageTable) -> Record:
+    """A prefix without its past; its images are added to the table."""
     record: Record = {
         "segments": [write_segment(segment, table) for segment in prefix.new_segments],
         "state": base64.b64encode(prefix.state).decode(),
@@ -136,7 +149,7 @@ def _write_prefix(prefix: Prefix, table: ImageTable) -> Record:
     return record
 
 
-def _read_prefix(fields: Fields, parent: Prefix | None, table: ImageTable) -> Prefix:
+def read_prefix(fields: Fields, parent: Prefix | None, table: ImageTable) -> Prefix:
     return Prefix(
         parent=parent,
         new_segments=tuple(read_segment(part, table) for part in fields.objects("segments")),
@@ -148,7 +161,22 @@ def _read_prefix(fields: Fields, parent: Prefix | None, table: ImageTable) -> Pr
     )
 
 
-def _read_rollout(fields: Fields, nodes: int, images: ImageStore | None) -> Rollout:
+def write_cost(cost: Cost) -> Record:
+    return {"turns": cost.turns, "tokens": cost.tokens}
+
+
+def read_cost(fields: Fields) -> Cost:
+    if "cost" not in fields:
+        return NO_COST
+    cost = fields.nested("cost")
+    return Cost(cost.integer("turns"), cost.integer("tokens"))
+
+
+def write_rollout(rollout: Rollout) -> Record:
+    return {"node": rollout.node, "value": rollout.value, "trajectory": trajectory_to_record(rollout.trajectory)}
+
+
+def read_rollout(fields: Fields, nodes: int, images: ImageStore | None) -> Rollout:
     node = fields.integer("node")
     if not 0 <= node < nodes:
         raise fields.error(f"node: expected one of {nodes} nodes, found {node}")
