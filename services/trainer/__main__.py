@@ -36,10 +36,15 @@ def sft(recipe: Recipe, stage: str) -> None:
 
 def grpo(recipe: Recipe, stage: str) -> None:
     from vigorl_lib.training.grpo import train_grpo
+    from vigorl_lib.training.transfer import WeightSender
 
     layout = _layout(recipe, stage)
     temperature = recipe.task.temperature
-    model = train_grpo(recipe.grpo, temperature=temperature, storage=layout.storage, run_id=layout.run_id)
+    backend = recipe.grpo.weight_transfer
+    sender = None if backend == "none" else WeightSender(recipe.services, recipe.policy, backend, layout.run_id)
+    model = train_grpo(
+        recipe.grpo, temperature=temperature, storage=layout.storage, run_id=layout.run_id, sender=sender
+    )
     log.info("model: %s", model)
 
 

@@ -36,6 +36,8 @@ class Rules:
     """Verb, plural and name of each request."""
     expired_watches: int = 0
     """So many watches are answered with 410."""
+    cut_watches: int = 0
+    """So many further ones end at once, as when the API server is restarted."""
 
     def refuse(self, verb: str, plural: str, status: int, message: str, **more: Any) -> None:
         body = {"kind": "Status", "status": "Failure", "code": status, "message": message, **more}
@@ -47,6 +49,8 @@ class ApiServer(kmock.KubernetesEmulator):
     rules: Rules = attrs.field(factory=Rules)
 
     async def _handle(self, request: kmock.Request) -> web.StreamResponse:
+        if request.params.get("watch") == "True":
+            request = self._as_watch(request)
         resource, action = request.resource, request.action
         if resource is None or action is None:
             return await super()._handle(request)
@@ -60,6 +64,17 @@ class ApiServer(kmock.KubernetesEmulator):
             return web.Response(status=status, text=body, content_type="text/plain")
         return web.json_response(body, status=status)
 
+    def _as_watch(self, request: kmock.Request) -> kmock.Request:
+        """The official client writes `watch=True`, which API servers understand and kmock takes for a list.
+
+        A watch of one object names it in a field selector.
+        """
+        name = request.params.get("fieldSelector", "").removeprefix("metadata.name=") or None
+        watch = attrs.evolve(request, action=kmock.action.WATCH, name=name)
+        # kmock answers the requests in this list and no others.
+        self._requests[:] = [watch if known is request else known for known in self._requests]
+        return watch
+
     def _answer(self, verb: str, request: kmock.Request) -> tuple[int, dict[str, Any] | str] | None:
         plural, rules = request.resource.plural, self.rules
         if (verb, plural) in rules.refusals:
@@ -70,6 +85,9 @@ class ApiServer(kmock.KubernetesEmulator):
             rules.expired_watches -= 1
             gone = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
             return 200, {"type": "ERROR", "object": gone}
+        if verb == "watch" and rules.cut_watches:
+            rules.cut_watches -= 1
+            return 200, ""
         if verb == "create":
             return self._create(request)
         wanted = request.params.get("labelSelector")

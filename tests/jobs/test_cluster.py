@@ -20,7 +20,7 @@ from tests.jobs.apiserver import ApiServer, pod, serve
 from tests.jobs.test_manifests import FULL, spec
 from vigorl_lib.cli.main import cli
 from vigorl_lib.jobs.cluster import Cluster
-from vigorl_lib.jobs.explain import ClusterError
+from vigorl_lib.jobs.explain import RIGHTS, ClusterError
 from vigorl_lib.jobs.manifests import manifests
 
 
@@ -130,6 +130,11 @@ def test_a_missing_secret_is_told_with_its_command(cluster: Cluster) -> None:
     assert cluster.jobs() == []
 
 
+def test_a_missing_certificate_is_told_with_the_keys_that_the_job_takes(cluster: Cluster) -> None:
+    error = refused(cluster, tls_secret="vigorl-tls", mtls=True)
+    assert "--from-file=ca.crt=FILE --from-file=tls.crt=FILE --from-file=tls.key=FILE" in error.message
+
+
 def test_whoever_may_not_read_secrets_may_still_submit(cluster: Cluster, server: ApiServer) -> None:
     server.rules.refuse("get", "secrets", 403, 'secrets "vigorl-s3" is forbidden: User "a" cannot get resource')
     cluster.submit(manifests(spec(s3={"endpoint": "minio:9000", "secret": "vigorl-s3"})))
@@ -213,16 +218,20 @@ def test_the_status_says_what_pods_wait_for(cluster: Cluster, api: client.ApiCli
     )
 
 
-def test_a_watch_tells_each_state_once_and_survives_its_expiry(
+def test_a_watch_tells_each_state_once_and_survives_its_expiry_and_its_end(
     cluster: Cluster, api: client.ApiClient, server: ApiServer
 ) -> None:
     cluster.submit(manifests(spec()))
-    server.rules.expired_watches = 3
+    server.rules.expired_watches, server.rules.cut_watches = 1, 1
     states: list[str] = []
     watcher = threading.Thread(target=lambda: states.extend(status.state for status in cluster.watch("demo-sft")))
     watcher.start()
+    deadline = time.monotonic() + 20
+    while [call[0] for call in server.rules.calls].count("watch") < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     for name in ("Running", "Succeeded"):
-        time.sleep(0.5)
+        time.sleep(0.3)
         set_status(api, "demo-sft", condition(name))
     watcher.join(10)
     assert states == ["Pending", "Running", "Succeeded"]
@@ -253,6 +262,28 @@ def test_logs_are_those_of_rank_0_or_of_the_container_asked_for(
     server[path] << (lambda request: f"{request.params['container']}: 1\nschön\nrest".encode())
     assert list(cluster.logs("demo-grpo")) == ["pytorch: 1", "schön", "rest"]
     assert next(cluster.logs("demo-grpo", container="producer", follow=True)) == "producer: 1"
+
+
+def test_the_rights_that_it_names_are_those_that_it_uses(
+    cluster: Cluster, api: client.ApiClient, server: ApiServer
+) -> None:
+    client.CoreV1Api(api).create_namespaced_secret("default", {"metadata": {"name": "vigorl-s3"}})
+    s3 = {"endpoint": "minio:9000", "secret": "vigorl-s3"}
+    server.rules.calls.clear()
+    for kind, operator in (("sft", "pytorchjob"), ("grpo", "trainjob"), ("search", "pytorchjob")):
+        cluster.submit(manifests(spec(kind, s3=s3), api=operator))  # type: ignore[arg-type]
+        watch = cluster.watch(f"demo-{kind}")
+        assert next(watch).state == "Pending"
+        threading.Timer(0.3, cluster.cancel, [f"demo-{kind}"]).start()
+        with pytest.raises(ClusterError):
+            next(watch)
+    cluster.jobs()
+    used: dict[str, set[str]] = {}
+    for verb, plural, _ in server.rules.calls:
+        used.setdefault(plural, set()).add(verb)
+    # Logs are asked of a pod's path, which the emulation reads as the pod itself.
+    named = {resource.partition(".")[0]: set(verbs) for resource, verbs in RIGHTS.items() if resource != "pods/log"}
+    assert used | {"pods": {"list"}} == named
 
 
 def test_what_is_not_there_is_unknown(cluster: Cluster) -> None:

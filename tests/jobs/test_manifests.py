@@ -48,7 +48,7 @@ FULL: dict[str, Any] = {
     "image_pull_secret": "registry",
     "node_selector": {"gpu": "h200"},
     "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}],
-    "s3": {"endpoint": "minio:9000", "secure": False, "secret": "vigorl-s3"},
+    "s3": {"endpoint": "minio:9000", "secure": False, "region": "eu-1", "secret": "vigorl-s3"},
     "auth_secret": "vigorl-auth",
     "tls_secret": "vigorl-tls",
     "nccl": {"NCCL_SOCKET_IFNAME": "eth0"},
@@ -136,7 +136,13 @@ def test_no_secret_value_and_every_secret_by_reference() -> None:
         assert secret in text
     (container,) = pods(pytorch_job(spec(**FULL)))[0]["containers"]
     plain = {variable["name"] for variable in container["env"] if "value" in variable}
-    assert plain == {"VIGORL_S3__ENDPOINT", "VIGORL_S3__SECURE", "NCCL_SOCKET_IFNAME"}
+    assert plain == {
+        "VIGORL_S3__ENDPOINT",
+        "VIGORL_S3__SECURE",
+        "VIGORL_S3__REGION",
+        "NCCL_SOCKET_IFNAME",
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE",
+    }
 
 
 @pytest.mark.parametrize("workers", [0, 3])
@@ -145,7 +151,7 @@ def test_the_producer_runs_once_beside_rank_0_without_a_gpu(workers: int) -> Non
     ranks, producer = replicas["Master"]["template"]["spec"]["containers"]
     # Only the operator's webhook checks the name of the first.
     assert (ranks["name"], producer["name"]) == ("pytorch", "producer")
-    assert ranks["command"] == ["torchrun", "-m", "vigorl_services.trainer"]
+    assert (ranks["command"][0], ranks["command"][-2:]) == ("torchrun", ["-m", "vigorl_services.trainer"])
     assert producer["command"] == ["python", "-m", "vigorl_services.trainer"]
     assert (ranks["args"][0], producer["args"][0]) == ("grpo", "producer")
     assert ranks["args"][1:] == producer["args"][1:]
@@ -192,15 +198,76 @@ def test_the_arguments_give_back_the_recipe(kind: str) -> None:
     assert found == recipe.model_copy(update={"services": services})
 
 
-def test_shards_work_on_splits_and_runs_of_their_own() -> None:
-    arguments = pods(indexed_job(spec("evaluate", shards=4)))[0]["containers"][0]["args"]
-    assert arguments[-2:] == [
-        "--set=run_id=demo-$(JOB_COMPLETION_INDEX)",
-        "--set=dataset.split=test-$(JOB_COMPLETION_INDEX)",
-    ]
-    assert indexed_job(spec("evaluate", shards=4))["spec"]["completions"] == 4
-    alone = pods(indexed_job(spec("evaluate")))[0]["containers"][0]["args"]
+@pytest.mark.parametrize("kind", ["search", "evaluate"])
+def test_the_pods_of_an_indexed_job_take_a_shard_each(kind: str) -> None:
+    job = indexed_job(spec(kind, shards=4))
+    assert pods(job)[0]["containers"][0]["args"][-1] == "--shard=$(JOB_COMPLETION_INDEX)/4"
+    assert (job["spec"]["completions"], job["spec"]["parallelism"], job["spec"]["completionMode"]) == (4, 4, "Indexed")
+    alone = pods(indexed_job(spec(kind)))[0]["containers"][0]["args"]
     assert not any("JOB_COMPLETION_INDEX" in argument for argument in alone)
+
+
+@pytest.mark.parametrize("kind", ["search", "evaluate"])
+def test_the_command_line_takes_the_arguments_of_a_shard(kind: str) -> None:
+    arguments = pods(indexed_job(spec(kind, shards=4)))[0]["containers"][0]["args"]
+    command = [argument.replace("$(JOB_COMPLETION_INDEX)", "3") for argument in (*arguments, "--dry-run")]
+    result = CliRunner().invoke(cli, command, catch_exceptions=False, env={})
+    assert result.exit_code == 0, result.output
+
+
+def services_of(kind: str, **changes: Any) -> dict[str, Any]:
+    job = manifests(spec(kind, **{"services": {}, "release": "vigorl", "namespace": "team", **changes}))[-1]
+    (told,) = (a for a in pods(job)[0]["containers"][0]["args"] if a.startswith("--set=services="))
+    services: dict[str, Any] = json.loads(told.removeprefix("--set=services="))
+    return services
+
+
+def test_a_job_uses_the_services_of_the_release() -> None:
+    services = services_of("grpo")
+    assert services["policies"] == {"student": "dns:///vigorl-policy-student.team.svc:50051"}
+    assert services["policy_admin"] == {"student": "dns:///vigorl-policy-student.team.svc:50052"}
+    assert services["environment"] == "dns:///vigorl-environment.team.svc:50051"
+    assert services_of("search", release="mine")["search"] == "dns:///mine-vigorl-search.team.svc:50051"
+    assert services_of("evaluate")["evaluation"] == "dns:///vigorl-evaluation.team.svc:50051"
+
+
+def test_an_address_that_was_given_stands_above_the_releases() -> None:
+    recipe = load(
+        Recipe,
+        "quickstart-grpo",
+        folder=RECIPES,
+        overrides=["root=s3://vigorl", "services.environment=dns:///mine:1", "services.policies.judge=dns:///judge:1"],
+        environment={},
+    )
+    services = services_of("grpo", recipe=recipe.model_dump(mode="json"), services={"reward": "local"})
+    assert services["environment"] == "dns:///mine:1"
+    assert "reward" not in services, "local is the default"
+    assert services["policies"]["judge"] == "dns:///judge:1"
+    assert services["policies"]["student"] == "dns:///vigorl-policy-student.team.svc:50051"
+
+
+@pytest.mark.parametrize("mutual", [False, True])
+def test_tls_is_wired_to_the_mounted_secret(mutual: bool) -> None:
+    client = services_of("grpo", tls_secret="vigorl-tls", mtls=mutual)["client"]
+    assert client["tls_ca"] == "/etc/vigorl/tls/ca.crt"
+    assert client.get("tls_key") == ("/etc/vigorl/tls/tls.key" if mutual else None)
+
+
+def test_pods_that_are_restarted_alone_join_a_further_rendezvous() -> None:
+    several, alone = pytorch_job(spec(workers=2, backoff=5)), pytorch_job(spec())
+    for pod in pods(several):
+        command = pod["containers"][0]["command"]
+        assert command[0] == "torchrun"
+        assert command[-2:] == ["-m", "vigorl_services.trainer"]
+        wanted = {"--rdzv-backend=c10d", "--rdzv-endpoint=$(MASTER_ADDR):$(MASTER_PORT)", "--max-restarts=5"}
+        assert wanted <= set(command)
+        variables = {variable["name"]: variable.get("value") for variable in pod["containers"][0]["env"]}
+        assert variables["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] == "1"
+    assert pods(alone)[0]["containers"][0]["command"] == ["torchrun", "-m", "vigorl_services.trainer"]
+    # Trainer v2 begins all pods anew when one fails, and an elastic job has the operator's rendezvous.
+    elastic = pytorch_job(spec(workers=1, elastic={"min_pods": 1, "max_pods": 4}))
+    for pod in (*pods(elastic), *pods(training_runtime(spec(workers=2)))):
+        assert not any(word.startswith("--rdzv") for word in pod["containers"][0]["command"])
 
 
 @pytest.mark.parametrize(
@@ -214,6 +281,7 @@ def test_shards_work_on_splits_and_runs_of_their_own() -> None:
         ("sft", {"image": "ghcr.io/vigorl/trainer@sha256:12"}, "image"),
         ("sft", {"s3": {"secret": "vigorl-s3"}}, "s3.endpoint"),
         ("sft", {"recipe": {"root": "runs/x"}}, "s3://"),
+        ("sft", {"mtls": True}, "tls_secret"),
         ("sft", {"shards": 2}, "shards"),
         ("sft", {"nccl": {"PATH": "/"}}, "NCCL_"),
         ("sft", {"elastic": {"min_pods": 3, "max_pods": 2}}, "min_pods"),

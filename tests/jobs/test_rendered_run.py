@@ -1,11 +1,8 @@
-"""The pods of a rendered job as local processes, in the environment that training-operator sets, with a real bucket."""
+"""The pods of a rendered SFT job on a real bucket: killed, and submitted again."""
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from tests.jobs.kubelet import Container, Node, finish, run_pytorch_job
 from tests.jobs.test_manifests import spec
 from tests.training.conftest import made, storage  # noqa: F401
-from tests.training.support import free_port, sft_values, wait_for
+from tests.training.support import free_port, sft_values
 from vigorl_lib.config import validate
 from vigorl_lib.jobs.manifests import pytorch_job
 from vigorl_lib.recipes.schema import Recipe
@@ -30,44 +28,13 @@ DEADLINE_S = 150.0
 
 
 @contextmanager
-def running(job: dict[str, Any], secret: dict[str, str], folder: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """One process a pod, ended with its ranks; variables from secrets get the secret's values."""
-    folder.mkdir()
-    replicas = job["spec"]["pytorchReplicaSpecs"]
-    pods = [replica["template"]["spec"] for replica in replicas.values() for _ in range(replica["replicas"])]
-    port, started = str(free_port()), []
-    for rank, pod in enumerate(pods):
-        (container,) = pod["containers"]
-        environment = {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "HOME": str(folder),
-            "OMP_NUM_THREADS": "1",
-            "PET_NNODES": str(len(pods)),
-            "PET_NPROC_PER_NODE": job["spec"]["nprocPerNode"],
-            "PET_NODE_RANK": str(rank),
-            "PET_MASTER_ADDR": "127.0.0.1",
-            "PET_MASTER_PORT": port,
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
-            "WORLD_SIZE": str(len(pods)),
-            "RANK": str(rank),
-        }
-        for variable in container["env"]:
-            reference = variable.get("valueFrom", {}).get("secretKeyRef", {}).get("key")
-            environment[variable["name"]] = secret[reference] if reference else variable["value"]
-        arguments = [argument.replace("$$", "$") for argument in container["args"]]
-        command = [*container["command"], *arguments]
-        with (folder / f"{rank}.log").open("wb") as log:
-            process = subprocess.Popen(command, env=environment, cwd=folder, stderr=log)
-        started.append(process)
+def submitted(job: dict[str, Any], secret: dict[str, bytes], folder: Path) -> Iterator[list[Container]]:
+    """The job's containers; deleted with the job at the end of the block."""
+    node = Node(folder, {"s3": secret})
     try:
-        yield started
+        yield run_pytorch_job(node, job, free_port())
     finally:
-        # As the kubelet: the launcher takes its ranks with it, if it is asked first.
-        for process in started:
-            process.terminate()
-        for process in started:
-            process.wait(60)
+        node.stop()
 
 
 @pytest.mark.slow
@@ -79,24 +46,28 @@ def test_a_rendered_job_trains_on_two_pods_and_continues_when_it_is_submitted_ag
 ) -> None:
     for key in storage.list(""):
         s3_storage.write(key, storage.read(key))
-
     recipe = {"root": s3_storage.uri, "run_id": "demo", "seed": 3, "sft": sft_values(steps=60)}
     job = pytorch_job(
         spec(
             recipe=validate(Recipe, recipe, source="test").model_dump(mode="json"),
+            services={},
             workers=1,
             gpus=0,
             s3={"endpoint": s3_settings.endpoint, "secure": False, "secret": "s3"},
         )
     )
-    secret = {"access-key": s3_settings.access_key, "secret-key": s3_settings.secret_key.get_secret_value()}
+    secret = {
+        "access-key": s3_settings.access_key.encode(),
+        "secret-key": s3_settings.secret_key.get_secret_value().encode(),
+    }
     layout = RunLayout(s3_storage, "demo/sft")
-    with running(job, secret, tmp_path / "first") as pods:
-        wait_for(lambda: bool(checkpoint_steps(layout)), pods[0])
+    with submitted(job, secret, tmp_path / "first") as (master, _):
+        master.until(lambda: bool(checkpoint_steps(layout)), DEADLINE_S)
     assert not s3_storage.list(f"{model_key(layout)}/")
-    with running(job, secret, tmp_path / "second") as pods:
-        assert [pod.wait(DEADLINE_S) for pod in pods] == [0, 0]
+    with submitted(job, secret, tmp_path / "second") as containers:
+        finish(containers, DEADLINE_S)
+        assert not any(container.restarts for container in containers)
     verify(s3_storage, model_key(layout))
-    told = re.search(r"from step (\d+) of 60", (tmp_path / "second" / "0.log").read_text())
+    told = re.search(r"from step (\d+) of 60", containers[0].log)
     assert told is not None
     assert int(told[1]) > 0

@@ -308,7 +308,8 @@ def secrets(objects: Sequence[Manifest]) -> dict[str, str]:
             if not reference.get("optional"):
                 keys.add(reference["key"])
         if isinstance(node.get("secret"), dict):
-            found.setdefault(node["secret"]["secretName"], set()).add("ca.crt")
+            keys = found.setdefault(node["secret"]["secretName"], set())
+            keys.update(item["key"] for item in node["secret"]["items"])
     return {name: " ".join(sorted(keys)) for name, keys in found.items()}
 
 

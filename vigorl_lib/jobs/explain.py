@@ -50,7 +50,19 @@ TRAINJOB = Resource(
     "-n kubeflow-system --create-namespace (or use --api pytorchjob where training-operator is installed)",
 )
 RUNTIME = Resource("TrainingRuntime", "trainer.kubeflow.org", "v1alpha1", "trainingruntimes", TRAINJOB.install)
-JOB = Resource("Job", "batch", "v1", "jobs", "a Kubernetes of 1.29 or later")
+JOB = Resource("Job", "batch", "v1", "jobs", "a Kubernetes of 1.31 or later")
+
+
+RIGHTS = {
+    "pytorchjobs.kubeflow.org": ("get", "list", "watch", "create", "delete"),
+    "trainjobs.trainer.kubeflow.org": ("get", "list", "watch", "create", "delete"),
+    "trainingruntimes.trainer.kubeflow.org": ("get", "create", "patch", "delete"),
+    "jobs.batch": ("get", "list", "watch", "create", "delete"),
+    "pods": ("list",),
+    "pods/log": ("get",),
+    "secrets": ("get",),
+}
+"""All that `vigorl jobs` asks of an API server. Secrets are only looked for by name, and it works without."""
 
 
 def explain(status: int, body: str | None, *, verb: str, resource: Resource, namespace: str, name: str) -> ClusterError:
@@ -111,19 +123,22 @@ def _meaning(
     if status == 403 and told.get("reason") == "Forbidden" and "cannot" not in message and message:
         return "CLUSTER_POLICY", f"an admission policy of namespace {namespace!r} refused {name!r}: {message}"
     if status == 403:
-        role = f"vigorl-{resource.plural.replace('/', '-')}"
+        role, verbs = f"vigorl-{resource.plural.replace('/', '-')}", ",".join(RIGHTS[str(resource)])
         return "CLUSTER_FORBIDDEN", (
             f"you may not {verb} {resource} in namespace {namespace!r}; an administrator grants it with "
-            f"`kubectl -n {namespace} create role {role} --verb=get,list,watch,create,patch,delete "
-            f"--resource={resource}` and `kubectl -n {namespace} create rolebinding {role} "
-            f"--role={role} --user=YOU`; `kubectl auth can-i {verb} {resource} -n {namespace}` checks it"
+            f"`kubectl -n {namespace} create role {role} --verb={verbs} --resource={resource}` and "
+            f"`kubectl -n {namespace} create rolebinding {role} "
+            f"--role={role} --user=YOU`, or names you under jobs.subjects of "
+            f"the chart; `kubectl auth can-i {verb} {resource} -n {namespace}` checks it"
         )
     if status == 404 and details.get("kind") == "namespaces":
         return "NAMESPACE_MISSING", f"no namespace {namespace!r}; make it with `kubectl create namespace {namespace}`"
     if status == 404 and verb == "create":
         return "CRD_MISSING", f"the cluster has no {resource.kind} ({resource}); install it with {resource.install}"
     if status == 404:
-        return "JOB_UNKNOWN", f"no {resource.kind} {name!r} in namespace {namespace!r}; `vigorl jobs list` shows all"
+        return "JOB_UNKNOWN", (
+            f"no {resource.kind} {name!r} in namespace {namespace!r}; `vigorl jobs -n {namespace} list` shows all"
+        )
     if status in (400, 422):
         return "MANIFEST_REFUSED", f"the cluster refused {resource.kind} {name!r}: {message}"
     return "CLUSTER_FAILED", f"the cluster answered {status} to {verb} {resource} {name!r}: {message}"

@@ -36,7 +36,10 @@ def pytorch_job(spec: JobSpec) -> Manifest:
     """
     _require(spec, TRAINING)
     # The operator's webhook refuses a container of any other name than `pytorch`.
-    worker = pods.pod_template(spec, [pods.trainer(spec, "pytorch")])
+    # An elastic job has its rendezvous from the operator.
+    flags = pods.rejoining(spec) if spec.workers and spec.elastic is None else []
+    trainer = pods.trainer(spec, "pytorch", flags)
+    worker = pods.pod_template(spec, [trainer])
     run_policy: Manifest = {
         "cleanPodPolicy": "Running",
         "backoffLimit": spec.backoff,
@@ -55,7 +58,7 @@ def pytorch_job(spec: JobSpec) -> Manifest:
         replicas = {"Worker": _replica(spec.nodes, worker)}
     else:
         beside = [pods.producer(spec)] if spec.kind == "grpo" else []
-        master = pods.pod_template(spec, [pods.trainer(spec, "pytorch"), *beside])
+        master = pods.pod_template(spec, [trainer, *beside])
         replicas = {"Master": _replica(1, master)}
         if spec.workers:
             replicas["Worker"] = _replica(spec.workers, worker)

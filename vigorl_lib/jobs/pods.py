@@ -6,16 +6,22 @@ Nothing here knows PyTorchJob, TrainJob or Job: each of them takes a pod templat
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
+from vigorl_lib.config import validate
 from vigorl_lib.jobs.spec import JobSpec
+from vigorl_lib.rollout.wiring import ServicesConfig
 
 Manifest = dict[str, Any]
 
 MANAGER = "vigorl-jobs"
 JOB_LABEL = "vigorl.dev/job"
 PYTHON = ["python", "-m"]
-TORCHRUN = ["torchrun", "-m"]
+CLIENT_COMMANDS = {"search": "search", "evaluate": "eval"}
+"""Kind of job → command of the CLI."""
+UNSHARED_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+"""Without it rank 0's launcher keeps the address of the first round from those that join a later one (torch 2.13)."""
 SHARD = "$(JOB_COMPLETION_INDEX)"
 """The kubelet puts the shard's number here; the Job controller sets the variable in every container."""
 
@@ -54,7 +60,9 @@ def pod_template(spec: JobSpec, containers: list[Manifest], *, restart: str | No
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": spec.shm}},
     ]
     if spec.tls_secret:
-        volumes.append({"name": "tls", "secret": {"secretName": spec.tls_secret}})
+        keys = ("ca.crt", "tls.crt", "tls.key") if spec.mtls else ("ca.crt",)
+        items = [{"key": key, "path": key} for key in keys]
+        volumes.append({"name": "tls", "secret": {"secretName": spec.tls_secret, "items": items}})
     pod: Manifest = {
         "automountServiceAccountToken": False,
         # Service links would put VIGORL_* variables of the cluster's making among the settings.
@@ -74,8 +82,20 @@ def pod_template(spec: JobSpec, containers: list[Manifest], *, restart: str | No
     }
 
 
-def trainer(spec: JobSpec, name: str) -> Manifest:
-    """The container of the ranks. Rendezvous flags are left to the environment that each operator sets."""
+def rejoining(spec: JobSpec) -> list[str]:
+    """Flags of torchrun for pods that are restarted one by one while the others go on.
+
+    The static rendezvous that training-operator's environment asks for takes no pod back: one that is restarted finds
+    the old round's answers in the store and waits for ranks that are gone. Here it begins a further round, in which
+    all ranks resume from the last checkpoint. The kubelet puts in the operator's variables.
+    """
+    endpoint = "$(MASTER_ADDR):$(MASTER_PORT)"
+    found = {"backend": "c10d", "endpoint": endpoint, "id": spec.name}
+    return [*(f"--rdzv-{key}={value}" for key, value in found.items()), f"--max-restarts={spec.backoff}"]
+
+
+def trainer(spec: JobSpec, name: str, flags: Sequence[str] = ()) -> Manifest:
+    """The container of the ranks, launched by torchrun with `flags`; all else is in the environment by the operator."""
     resources: Manifest = {
         "requests": {"cpu": spec.resources.cpu, "memory": spec.resources.memory},
         "limits": {"memory": spec.resources.memory},
@@ -83,8 +103,10 @@ def trainer(spec: JobSpec, name: str) -> Manifest:
     if spec.gpus:
         resources["limits"]["nvidia.com/gpu"] = str(spec.gpus)
     arguments = [spec.kind, f"--stage={spec.stage or spec.kind}", *recipe_arguments(spec)]
-    collectives = [{"name": key, "value": value} for key, value in sorted(spec.nccl.items())]
-    return _container(spec, name, [*TORCHRUN, "vigorl_services.trainer"], arguments, resources, collectives)
+    variables = {**spec.nccl, **({UNSHARED_STORE: "1"} if spec.workers or spec.elastic else {})}
+    collectives = [{"name": key, "value": value} for key, value in sorted(variables.items())]
+    command = ["torchrun", *flags, "-m", "vigorl_services.trainer"]
+    return _container(spec, name, command, arguments, resources, collectives)
 
 
 def producer(spec: JobSpec) -> Manifest:
@@ -100,7 +122,9 @@ def producer(spec: JobSpec) -> Manifest:
 def client(spec: JobSpec) -> Manifest:
     """The container of a search or an evaluation: the CLI, which asks the services; it holds no model."""
     resources = {"requests": {"cpu": "2", "memory": "8Gi"}, "limits": {"memory": "16Gi"}}
-    arguments = [spec.kind, *recipe_arguments(spec)]
+    arguments = [CLIENT_COMMANDS[spec.kind], *recipe_arguments(spec)]
+    if spec.shards > 1:
+        arguments.append(f"--shard={SHARD}/{spec.shards}")
     return _container(spec, spec.kind, [*PYTHON, "vigorl_lib.cli.main"], arguments, resources, [])
 
 
@@ -114,17 +138,15 @@ def recipe_arguments(spec: JobSpec) -> list[str]:
     services = spec.resolved_services()
     if spec.tls_secret:
         services["client"] = {**services.get("client", {}), "tls_ca": f"{TLS}/ca.crt"}
-        if services["client"].get("tls_certificate"):
+        if spec.mtls:
             services["client"] |= {"tls_certificate": f"{TLS}/tls.crt", "tls_key": f"{TLS}/tls.key"}
     if services != spec.recipe.get("services") or "services" in changed:
-        changed["services"] = services
-    shard = {}
-    if spec.shards > 1:
-        split = spec.recipe.get("dataset", {}).get("split", "train")
-        shard = {"run_id": f"{spec.run}-{SHARD}", "dataset.split": f"{split}-{SHARD}"}
+        changed["services"] = validate(ServicesConfig, services, source="services").model_dump(
+            mode="json", exclude_defaults=True
+        )
     # The kubelet takes $(NAME) for a variable; $$ is its escape.
     values = [f"--set={key}={json.dumps(value).replace('$(', '$$(')}" for key, value in changed.items()]
-    return [f"--recipe={spec.base}", *values, *(f"--set={key}={value}" for key, value in shard.items())]
+    return [f"--recipe={spec.base}", *values]
 
 
 def _container(
@@ -160,6 +182,8 @@ def _credentials(spec: JobSpec) -> list[Manifest]:
             {"name": "VIGORL_S3__ENDPOINT", "value": spec.s3.endpoint},
             {"name": "VIGORL_S3__SECURE", "value": json.dumps(spec.s3.secure)},
         ]
+    if spec.s3.region:
+        found.append({"name": "VIGORL_S3__REGION", "value": spec.s3.region})
     if spec.s3.secret:
         found += [
             _from_secret("VIGORL_S3__ACCESS_KEY", spec.s3.secret, "access-key"),

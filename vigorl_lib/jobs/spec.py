@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from vigorl_lib.config import Section
 from vigorl_lib.errors import ConfigError
-from vigorl_lib.rollout.wiring import ServicesConfig
+from vigorl_lib.rollout.wiring import LOCAL, ServicesConfig
 
 JOBS = Path(__file__).parent
 """Folder of the job description that comes with the package, `job.yaml`."""
@@ -24,6 +24,11 @@ TRAINING: tuple[Kind, ...] = ("sft", "grpo")
 
 COLLECTIVES = ("NCCL_", "TORCH_NCCL_", "GLOO_", "UCX_")
 """How the names of variables begin that a job may set."""
+
+CHART = "vigorl"
+"""Name of the chart, which is part of its objects' names."""
+SERVICE_PORT, ADMIN_PORT = 50051, 50052
+"""Ports of the chart's services."""
 
 DNS_LABEL = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"
@@ -68,6 +73,8 @@ class S3(Section):
     endpoint: str = Field(default="", pattern=r"^[^/\s]*$")
     """`host` or `host:port`, without a scheme."""
     secure: bool = True
+    region: str = ""
+    """Empty takes the storage's default."""
     secret: str = ""
 
 
@@ -85,8 +92,10 @@ class JobSpec(Section):
     """Recipe of the image's package that `recipe` is told against."""
     unchanged: tuple[str, ...] = ()
     """Sections that are as in `base`, so that the job's command need not repeat them."""
+    release: str = Field(default="", pattern=r"^([a-z]([-a-z0-9]*[a-z0-9])?)?$", max_length=53)
+    """Helm release of the chart in `namespace`; its services are used wherever the recipe names no others."""
     services: ServicesConfig = ServicesConfig()
-    """Addresses in the cluster; those that are given here stand above the recipe's."""
+    """Addresses in the cluster; those that are given here stand above the recipe's and the release's."""
     image: str = Field(pattern=r"^[^\s@]+(:\w[\w.-]*|(:\w[\w.-]*)?@sha256:[0-9a-f]{64})$")
     """With a tag or a digest."""
     image_pull_secret: str = ""
@@ -102,7 +111,7 @@ class JobSpec(Section):
     """Size of /tmp on the node, where checkpoints and models lie on their way to and from the bucket."""
     elastic: Elastic | None = None
     shards: int = Field(default=1, ge=1)
-    """Search, evaluation: shard i works on the split `<split>-<i>` as the run `<run>-<i>`; 1 takes the whole split."""
+    """Search, evaluation: pods that divide the data set; pod i works on shard i of the same run."""
     ttl_s: int = Field(default=86400, ge=0)
     """Seconds after its end when the cluster forgets the job; what it wrote stays."""
     backoff: int = Field(default=3, ge=0)
@@ -118,7 +127,9 @@ class JobSpec(Section):
     auth_secret: str = ""
     """Secret with the services' bearer token as `token` and, where there is one, `admin-token`."""
     tls_secret: str = ""
-    """Secret with `ca.crt`, and `tls.crt` and `tls.key` for mTLS, mounted at /etc/vigorl/tls."""
+    """Secret with the services' authority as `ca.crt`, mounted at /etc/vigorl/tls; its name turns TLS on."""
+    mtls: bool = False
+    """The services demand a certificate of their clients: `tls.crt` and `tls.key` of `tls_secret`."""
     nccl: dict[str, str] = Field(default_factory=dict)
     """Environment of the collectives, for example `NCCL_SOCKET_IFNAME: eth0`."""
 
@@ -133,8 +144,36 @@ class JobSpec(Section):
         return 1 + self.workers
 
     def resolved_services(self) -> dict[str, Any]:
-        """The recipe's `services` section with this job's above it."""
-        return {**self.recipe.get("services", {}), **self.services.model_dump(mode="json", exclude_unset=True)}
+        """The `services` section that the job runs with: this job's above the recipe's above the release's."""
+        recipe = self.recipe.get("services", {})
+        # In a resolved recipe an address that nobody gave is empty or `local`.
+        given = {key: value for key, value in recipe.items() if value not in ("", LOCAL)}
+        job = self.services.model_dump(mode="json", exclude_unset=True)
+        found: dict[str, Any] = {}
+        for section in (recipe, self._release_services(), given, job):
+            for key, value in section.items():
+                found[key] = {**found.get(key, {}), **value} if isinstance(value, dict) else value
+        return found
+
+    def _release_services(self) -> dict[str, Any]:
+        """The addresses, as the chart gives them, of the services that this kind of job asks."""
+        if not self.release or self.kind == "sft":
+            return {}
+        fullname = self.release if CHART in self.release else f"{self.release}-{CHART}"
+
+        def target(component: str, port: int = SERVICE_PORT) -> str:
+            return f"dns:///{fullname}-{component}.{self.namespace}.svc:{port}"
+
+        if self.kind != "grpo":
+            name = {"search": "search", "evaluate": "evaluation"}[self.kind]
+            return {name: target(name)}
+        policy = self.recipe.get("policy", "student")
+        return {
+            "policies": {policy: target(f"policy-{policy}")},
+            "policy_admin": {policy: target(f"policy-{policy}", ADMIN_PORT)},
+            "environment": target("environment"),
+            "reward": target("reward"),
+        }
 
 
 def check(spec: JobSpec) -> None:
@@ -148,6 +187,8 @@ def _shape(spec: JobSpec) -> Iterator[str]:
         yield "--root must be s3://bucket/prefix: pods share no folder"
     if spec.s3.secret and not spec.s3.endpoint:
         yield "s3.secret needs s3.endpoint"
+    if spec.mtls and not spec.tls_secret:
+        yield "mtls needs tls_secret"
     if strange := [name for name in spec.nccl if not name.startswith(COLLECTIVES)]:
         yield f"nccl takes {', '.join(COLLECTIVES)}, found {', '.join(strange)}"
     if spec.kind in TRAINING and spec.shards != 1:
@@ -168,12 +209,19 @@ def _elastic(spec: JobSpec) -> Iterator[str]:
 
 def _services(spec: JobSpec) -> Iterator[str]:
     services, policy = spec.resolved_services(), spec.recipe.get("policy", "student")
-    needed: dict[Kind, tuple[str, ...]] = {"grpo": ("policies", "policy_admin"), "evaluate": ("policies",)}
-    for section in needed.get(spec.kind, ()):
+    for section in ("policies", "policy_admin") if spec.kind == "grpo" else ():
         if policy not in services.get(section, {}):
             yield (
-                f"{spec.kind} needs the address of its policy {policy!r}: "
+                f"grpo needs the address of its policy {policy!r}: give the chart's release, or "
                 f"--set services.{section}.{policy}=dns:///SERVICE.NAMESPACE.svc:PORT"
             )
+    if spec.kind == "evaluate" and not services.get("evaluation") and policy not in services.get("policies", {}):
+        yield (
+            f"evaluate needs the evaluation service or the address of its policy {policy!r}: give the chart's "
+            f"release, or --set services.policies.{policy}=dns:///SERVICE.NAMESPACE.svc:PORT"
+        )
     if spec.kind == "search" and not services.get("search"):
-        yield "search needs the search service: --set services.search=dns:///SERVICE.NAMESPACE.svc:PORT"
+        yield (
+            "search needs the search service: give the chart's release, or "
+            "--set services.search=dns:///SERVICE.NAMESPACE.svc:PORT"
+        )
