@@ -8,7 +8,7 @@ from typing import Any
 
 from vigorl_lib.domain.trajectory import Segment
 from vigorl_lib.errors import PolicyError
-from vigorl_lib.policy.base import Policy
+from vigorl_lib.policy.base import Policy, PolicyInfo, TakesTransfers
 from vigorl_lib.policy.convert import (
     MAX_SEEDS,
     event_to_proto,
@@ -16,6 +16,7 @@ from vigorl_lib.policy.convert import (
     info_to_proto,
     sampling_from_proto,
     scored_to_proto,
+    transfer_from_proto,
 )
 from vigorl_lib.rpc.context import request_id
 from vigorl_lib.rpc.convert import invalid, segment_from_proto
@@ -46,8 +47,20 @@ class PolicyAdminServer(PolicyAdminServiceServicer):
 
     async def UpdateWeights(self, request: pb.UpdateWeightsRequest, context: Any) -> pb.UpdateWeightsResponse:
         _check_name(request.policy, self._name)
-        info = await self._policy.update_weights(version=request.version, uri=request.uri, run_id=request.run_id)
+        info = await (self._receive(request) if request.HasField("transfer") else self._load(request))
         return pb.UpdateWeightsResponse(policy=info_to_proto(info))
+
+    async def _load(self, request: pb.UpdateWeightsRequest) -> PolicyInfo:
+        return await self._policy.update_weights(version=request.version, uri=request.uri, run_id=request.run_id)
+
+    async def _receive(self, request: pb.UpdateWeightsRequest) -> PolicyInfo:
+        if not isinstance(self._policy, TakesTransfers):
+            raise PolicyError(
+                f"policy {self._name} takes new weights from storage only; send the URI of a version",
+                reason="NOT_SUPPORTED",
+            )
+        transfer = transfer_from_proto(request.transfer)
+        return await self._policy.receive_weights(version=request.version, transfer=transfer, run_id=request.run_id)
 
 
 class PolicyServer(PolicyServiceServicer):

@@ -15,7 +15,7 @@ import platform
 import sys
 from pathlib import Path
 
-NAMES = ("policy", "vllm", "environment", "search", "rollout", "sft", "grpo", "evaluation", "coldstart")
+NAMES = ("policy", "vllm", "environment", "search", "rollout", "sft", "grpo", "evaluation", "coldstart", "weights")
 FOLDER = Path("build") / "bench"
 
 

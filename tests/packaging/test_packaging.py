@@ -65,6 +65,9 @@ def test_wheel_holds_prompts_recipes_and_services(tmp_path: Path) -> None:
         "vigorl_lib/prompts/visual_search/multi_turn.txt",
         "vigorl_lib/recipes/quickstart.yaml",
         "vigorl_lib/report/style.css",
+        "vigorl_lib/report/tree_page.css",
+        "vigorl_lib/report/tree_page.html",
+        "vigorl_lib/report/tree_page.js",
         "vigorl_services/policy/__main__.py",
     ):
         assert wanted in names

@@ -6,12 +6,15 @@ import asyncio
 import random
 
 import pytest
+from grpc import StatusCode
 
+from vigorl_lib.errors import PolicyError
 from vigorl_lib.policy.gate import UpdateGate
+from vigorl_lib.rpc.errors import code_of
 
 
 async def test_no_request_is_inside_while_an_update_is_and_no_request_is_lost() -> None:
-    gate, inside, seen = UpdateGate(), 0, []
+    gate, inside, seen = UpdateGate("student", drain_s=60), 0, []
     order = random.Random(0)
     version = 0
 
@@ -46,7 +49,7 @@ async def test_no_request_is_inside_while_an_update_is_and_no_request_is_lost() 
 
 
 async def test_an_update_waits_for_those_inside_and_goes_before_those_that_come_later() -> None:
-    gate, events = UpdateGate(), []
+    gate, events = UpdateGate("student", drain_s=60), []
     leave = asyncio.Event()
 
     async def early() -> None:
@@ -74,7 +77,7 @@ async def test_an_update_waits_for_those_inside_and_goes_before_those_that_come_
 
 
 async def test_a_failed_update_and_a_cancelled_request_leave_the_gate_open() -> None:
-    gate = UpdateGate()
+    gate = UpdateGate("student", drain_s=60)
     with pytest.raises(RuntimeError):
         async with gate.alone():
             raise RuntimeError("the load failed")
@@ -86,6 +89,37 @@ async def test_a_failed_update_and_a_cancelled_request_leave_the_gate_open() -> 
         assert gate.closed
     async with asyncio.timeout(1), gate.shared():
         assert not gate.closed
+
+
+async def test_requests_that_an_update_cannot_wait_for_are_ended_and_told_to_come_again() -> None:
+    gate = UpdateGate("student", drain_s=0.05)
+    slow = [asyncio.create_task(_hold(gate)) for _ in range(2)]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(2), gate.alone():
+        later = asyncio.create_task(_pass(gate))
+        await asyncio.sleep(0)
+        assert not later.done()
+    for task in slow:
+        with pytest.raises(PolicyError) as caught:
+            await task
+        assert caught.value.reason == "PREEMPTED"
+        assert code_of(caught.value) is StatusCode.UNAVAILABLE
+    await later
+
+
+async def test_a_timeout_of_the_request_itself_stays_one() -> None:
+    gate = UpdateGate("student", drain_s=60)
+    with pytest.raises(TimeoutError):
+        async with gate.shared(), asyncio.timeout(0.01):
+            await asyncio.sleep(10)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01), gate.shared():
+            await asyncio.sleep(10)
+
+
+async def _pass(gate: UpdateGate) -> None:
+    async with gate.shared():
+        pass
 
 
 async def _hold(gate: UpdateGate) -> None:

@@ -34,7 +34,7 @@ from vigorl_lib.errors import ConfigError, DataError, PolicyError
 from vigorl_lib.models.inputs import TokenSequence, collate
 from vigorl_lib.models.loading import LoadedModel
 from vigorl_lib.models.pixels import ViewCache, to_patches
-from vigorl_lib.policy.base import FinishReason, PolicyState, Sampling, StreamDelta, StreamStart
+from vigorl_lib.policy.base import FinishReason, PolicyState, Sampling, StreamDelta, StreamEnd, StreamStart
 from vigorl_lib.policy.config import OpenAiConfig, OpenAiCredentials, PolicyConfig, ViewConfig
 from vigorl_lib.policy.engines import open_policy
 from vigorl_lib.policy.openai import OpenAiPolicy
@@ -211,9 +211,12 @@ async def test_the_stop_string_that_the_api_leaves_out_is_restored(text, choice,
         if whole:
             (found,) = (await policy.generate(ASKED, seeds=[1], sampling=SAMPLING)).completions
         else:
-            start, *deltas, found = [event async for event in policy.stream(ASKED, seed=1, sampling=SAMPLING)]
+            start, *deltas, end = [event async for event in policy.stream(ASKED, seed=1, sampling=SAMPLING)]
             assert isinstance(start, StreamStart)
             assert all(isinstance(delta, StreamDelta) for delta in deltas)
+            assert isinstance(end, StreamEnd)
+            assert end.engine_seconds > 0.0
+            found = end.completion
             assert "".join(delta.text for delta in deltas) == found.text
     assert (found.text, found.finish_reason) == ((text or "") + expected, reason)
     assert (found.token_ids, found.logprobs, found.policy_version) == ((), (), 0)
@@ -440,7 +443,8 @@ async def test_vllms_server_answers_what_the_stock_model_says(vllm_server: str, 
         (stopped,) = (await policy.generate(asked, seeds=[1], sampling=until_there)).completions
         assert (stopped.text, stopped.finish_reason) == (found.text[:6], FinishReason.STOP_STRING)
         *events, last = [event async for event in policy.stream(asked, seed=1, sampling=until_there)]
-        assert last == stopped
+        assert isinstance(last, StreamEnd)
+        assert last.completion == stopped
         assert "".join(event.text for event in events if isinstance(event, StreamDelta)) == stopped.text
     await policy.close()
 

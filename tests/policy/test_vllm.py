@@ -22,7 +22,7 @@ from vigorl_lib.models.loading import LoadedModel, load_model
 from vigorl_lib.models.pixels import ViewCache, to_patches
 from vigorl_lib.models.tiny import build_tiny
 from vigorl_lib.models.weights import write_weights
-from vigorl_lib.policy.base import Completion, FinishReason, PolicyState, Sampling, StreamDelta, StreamStart
+from vigorl_lib.policy.base import Completion, FinishReason, PolicyState, Sampling, StreamDelta, StreamEnd, StreamStart
 from vigorl_lib.policy.config import PolicyConfig, VllmConfig
 from vigorl_lib.policy.transformers import TransformersPolicy
 from vigorl_lib.storage import commit
@@ -199,7 +199,12 @@ async def test_samples_end_by_stop_string_stop_token_end_of_turn_and_length(poli
 async def test_a_stream_says_in_pieces_what_generate_says_whole(policy) -> None:
     for segments in conversations():
         whole = await policy.generate(segments, seeds=[5], sampling=SAMPLED)
-        start, *deltas, completion = [e async for e in policy.stream(segments, seed=5, sampling=SAMPLED)]
+        start, *deltas, end = [e async for e in policy.stream(segments, seed=5, sampling=SAMPLED)]
+        assert isinstance(end, StreamEnd)
+        completion = end.completion
+        # `generate` came first, so all whole blocks of the prompt are found.
+        assert end.cached_tokens == sum(len(segment.token_ids or ()) for segment in whole.prompt) // 32 * 32
+        assert 0.0 < end.engine_seconds < 30.0
         assert isinstance(start, StreamStart)
         assert start.prompt == whole.prompt
         assert all(isinstance(delta, StreamDelta) for delta in deltas)
@@ -293,8 +298,8 @@ async def test_a_hole_in_the_cache_of_processed_images_is_filled_without_notice(
             result = await policy.generate(segments, seeds=[1, 2], sampling=SAMPLED)
             assert len(result.completions) == 2
         elif ask == "stream":
-            *_, completion = [event async for event in policy.stream(segments, seed=1, sampling=SAMPLED)]
-            assert completion.token_ids
+            *_, end = [event async for event in policy.stream(segments, seed=1, sampling=SAMPLED)]
+            assert end.completion.token_ids
         else:
             (scored,) = (await policy.score(segments)).segments
             assert len(scored.logprobs) == len(scored.token_ids or ())
@@ -307,8 +312,8 @@ async def test_a_stream_that_nobody_reads_holds_up_no_update_and_no_request(poli
         async with policy._gate.alone():
             pass
         assert (await policy.generate(conversations()[0], seeds=[0], sampling=SAMPLED)).completions
-    *_, completion = [event async for event in stream]
-    assert len(completion.token_ids) == 200
+    *_, end = [event async for event in stream]
+    assert len(end.completion.token_ids) == 200
 
 
 async def test_a_conversation_of_exactly_the_whole_context_is_scored(policy, config: PolicyConfig) -> None:

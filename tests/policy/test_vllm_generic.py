@@ -18,7 +18,7 @@ from vigorl_lib.domain.trajectory import Origin, flat_token_ids
 from vigorl_lib.errors import PolicyError
 from vigorl_lib.models.chat import ChatRenderer
 from vigorl_lib.models.loading import LoadedModel
-from vigorl_lib.policy.base import Completion, FinishReason, PolicyState, Sampling, StreamDelta
+from vigorl_lib.policy.base import Completion, FinishReason, PolicyState, Sampling, StreamDelta, StreamEnd
 from vigorl_lib.policy.config import PolicyConfig, ViewConfig, VllmConfig
 from vigorl_lib.policy.engines import open_policy
 from vigorl_lib.policy.vllm_generic import GenericVllmPolicy
@@ -84,7 +84,10 @@ async def test_a_stream_ends_with_what_generate_says(policy) -> None:
         event
         async for event in policy.stream([prompt(scene_image(3))], seed=4, sampling=replace(GREEDY, temperature=1.0))
     ]
-    assert events[-1] == whole.completions[0]
+    end = events[-1]
+    assert isinstance(end, StreamEnd)
+    assert end.completion == whole.completions[0]
+    assert end.engine_seconds > 0.0
     assert "".join(event.text for event in events if isinstance(event, StreamDelta)) == whole.completions[0].text
 
 

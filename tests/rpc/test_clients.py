@@ -10,13 +10,14 @@ from tests.pictures import encoded, huge_png
 from tests.rpc.fakes import FakePolicy, ask, served
 from vigorl_lib.domain.image import Image
 from vigorl_lib.domain.trajectory import Message, Origin, Role, Segment
-from vigorl_lib.environment.client import EnvironmentClient
 from vigorl_lib.errors import DataError, PolicyError, RemoteError
 from vigorl_lib.policy.base import Sampling
 from vigorl_lib.policy.client import PolicyClient
+from vigorl_lib.rpc.channels import Connection, Connections
 from vigorl_lib.rpc.config import ServerConfig
 from vigorl_lib.rpc.gen.vigorl.common.v1 import image_pb2
 from vigorl_lib.rpc.images import SentImages
+from vigorl_lib.rpc.replicas import Replicas
 from vigorl_lib.storage.images import probe
 
 RED, BLUE = probe(encoded(40, 30, color=200)), probe(encoded(40, 30, color=20))
@@ -135,12 +136,14 @@ async def test_a_conversation_stays_with_its_replica_and_conversations_spread() 
         await client.close()
 
 
-def test_the_same_image_goes_to_the_same_replica_whatever_the_order_of_the_list() -> None:
-    one, other = EnvironmentClient("a:1,b:2,c:3"), EnvironmentClient("c:3,a:1,b:2")
-    images = [Image(f"{number:064x}", "image/png", RED.size) for number in range(60)]
-    targets = [one._place(image).target for image in images]
-    assert targets == [other._place(image).target for image in images]
-    assert min(targets.count(target) for target in ("a:1", "b:2", "c:3")) > 5
+async def test_the_same_key_goes_to_the_same_replica_whatever_the_order_of_the_list() -> None:
+    async def target(connection: Connection, timeout_s: float) -> str:
+        return connection.target
+
+    lists = [Replicas(targets, Connections()) for targets in ("a:1,b:2,c:3", "c:3,a:1,b:2")]
+    one, other = [[await replicas.call(str(key), target) for key in range(60)] for replicas in lists]
+    assert one == other
+    assert min(one.count(name) for name in ("a:1", "b:2", "c:3")) > 5
 
 
 async def test_a_server_that_comes_back_on_its_port_is_found_again() -> None:

@@ -24,7 +24,7 @@ from vigorl_lib.policy.base import Completion, FinishReason, Generation, PolicyI
 from vigorl_lib.reward import convert as reward_convert
 from vigorl_lib.reward.base import RewardOutcome, Score
 from vigorl_lib.reward.config import RewardConfig
-from vigorl_lib.rollout.task import TaskConfig
+from vigorl_lib.rollout.task import FewShotExample, TaskConfig
 from vigorl_lib.rpc import convert
 from vigorl_lib.rpc.convert import image_by_digest, image_reference
 from vigorl_lib.rpc.gen.vigorl.common.v1 import conversation_pb2, geometry_pb2, turn_pb2
@@ -112,13 +112,31 @@ task_configs = st.builds(
     max_tokens=st.integers(1, 10_000),
     observation_text_tokens=st.integers(0, 100),
     force_answer=st.booleans(),
+    min_steps_from=st.integers(0, 3),
+    min_steps_to=st.integers(3, 7),
+    few_shot=st.lists(
+        st.builds(
+            FewShotExample,
+            image=st.text("0123456789abcdef", min_size=64, max_size=64),
+            question=texts.filter(bool),
+            replies=st.lists(texts, min_size=1, max_size=2).map(tuple),
+        ),
+        max_size=2,
+    ).map(tuple),
     zoom=zoom_configs,
 )
 search_configs = st.builds(
     SearchConfig,
+    kind=st.sampled_from(["tree", "paths"]),
+    selection=st.sampled_from(["ucb", "puct", "puct_uniform"]),
+    simulations_in_flight=st.integers(1, 10),
+    stop_when_hopeless=st.integers(0, 10),
+    min_path_turns=st.integers(0, 10),
+    max_tree_tokens=st.integers(0, 10**6),
+    deadline_s=st.floats(0, 10**6),
     simulations=st.integers(1, 100),
     children=st.integers(1, 100),
-    c_ucb=st.floats(0, 100),
+    exploration=st.floats(0, 100),
     dedup_radius_px=st.floats(0, 100),
     stop_when_solved=st.booleans(),
     trees_in_flight=st.integers(1, 1000),

@@ -18,7 +18,7 @@ from tests.pictures import encoded
 from tests.rpc.fakes import FakePolicy, ask, prompt_of, served
 from vigorl_lib.domain.trajectory import Segment
 from vigorl_lib.errors import ConfigError, DataError, PolicyError, RemoteError
-from vigorl_lib.policy.base import Completion, Sampling, StreamDelta, StreamEvent, StreamStart
+from vigorl_lib.policy.base import Sampling, StreamDelta, StreamEnd, StreamEvent, StreamStart
 from vigorl_lib.policy.client import PolicyClient
 from vigorl_lib.rpc import replicas
 from vigorl_lib.rpc.channels import Connection, Connections
@@ -313,12 +313,12 @@ async def test_a_stream_is_a_start_with_the_prompt_rendered_then_deltas_then_the
     policy = FakePolicy()
     async with served(policy) as address, client_of(address) as client:
         for _ in range(2):
-            start, delta, whole = [event async for event in streamed(client, "a")]
+            start, delta, end = [event async for event in streamed(client, "a")]
             assert isinstance(start, StreamStart)
             assert start.prompt[0].token_ids == (0, ord("a"))
             assert isinstance(delta, StreamDelta)
-            assert isinstance(whole, Completion)
-            assert delta.text == whole.text == "7"
+            assert isinstance(end, StreamEnd)
+            assert delta.text == end.completion.text == "7"
         assert list(client._pool.to(address).sent_images._digests) == [RED.sha256]
 
 

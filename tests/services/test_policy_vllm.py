@@ -25,7 +25,7 @@ from vigorl_lib.jobs.local import Services
 from vigorl_lib.models.loading import load_model
 from vigorl_lib.models.tiny import build_tiny
 from vigorl_lib.models.weights import write_weights
-from vigorl_lib.policy.base import Completion, FinishReason, Sampling, StreamDelta, StreamStart
+from vigorl_lib.policy.base import Completion, FinishReason, Sampling, StreamDelta, StreamEnd, StreamStart
 from vigorl_lib.policy.client import PolicyClient
 from vigorl_lib.policy.config import PolicyConfig
 from vigorl_lib.policy.transformers import TransformersPolicy
@@ -165,7 +165,11 @@ async def test_samples_streams_scores_and_prefills_through_grpc(address: str) ->
     events = [event async for event in client.stream(forced, seed=1, sampling=sampling)]
     assert isinstance(events[0], StreamStart)
     assert events[0].prompt == result.prompt
-    same(events[-1], first)
+    end = events[-1]
+    assert isinstance(end, StreamEnd)
+    same(end.completion, first)
+    assert end.cached_tokens > 0
+    assert end.engine_seconds > 0.0
     assert "".join(event.text for event in events if isinstance(event, StreamDelta)) == first.text
     turn = replace(said(Origin.POLICY, first.text), token_ids=first.token_ids)
     scored = await client.score((*result.prompt, turn))

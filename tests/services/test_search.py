@@ -12,11 +12,13 @@ import pytest
 from tests.rpc.fakes import FakePolicy, served
 from tests.services.conftest import DATASET, TASK, serving
 from vigorl_lib.domain.example import Example
+from vigorl_lib.domain.grammar import Answer, render_turn
 from vigorl_lib.domain.image import Image
 from vigorl_lib.domain.trajectory import StopReason, Trajectory, TurnRecord
 from vigorl_lib.errors import ConfigError, DataError
 from vigorl_lib.policy.config import PolicyConfig, ScriptedConfig
 from vigorl_lib.reward.config import RewardConfig
+from vigorl_lib.rollout.task import FewShotExample
 from vigorl_lib.rollout.wiring import ServicesConfig
 from vigorl_lib.search.client import SearchClient, TreeProgress
 from vigorl_lib.search.config import SearchConfig
@@ -126,6 +128,31 @@ async def test_a_data_set_is_searched_once_and_then_skipped(
         tree.example_id for shard in (0, 1) for tree in read_trees(storage, RunLayout(storage, "run").search(shard))
     }
     assert found == {example.example_id for example in examples}
+
+
+async def test_single_paths_and_classic_steps_go_through_the_service(
+    client: SearchClient, root: Path, examples: list[Example]
+) -> None:
+    shot = FewShotExample(
+        image=examples[0].images[0].sha256,
+        question="And here?",
+        replies=(render_turn("There (5, 5).", Answer("pink")),),
+    )
+    task = TASK.model_copy(update={"few_shot": (shot,), "min_steps_from": 2, "min_steps_to": 3})
+    config = SEARCH.model_copy(update={"kind": "paths", "simulations": 3, "simulations_in_flight": 3})
+    *_, tree = [
+        event
+        async for event in client.search(
+            examples[1], policy=TEACHER, task=task, reward=RewardConfig(), search=config, seed=3
+        )
+    ]
+    assert isinstance(tree, Tree)
+    assert [rollout.number for rollout in sorted(tree.rollouts, key=lambda r: r.number)] == [0, 1, 2]
+    assert tree.cost.turns >= 3
+    system, shown, *_, asked = tree.root.prefix.segments[0].messages
+    assert "at least" in system.text
+    assert shown.images[0].sha256 == shot.image
+    assert asked.images[0].sha256 == examples[1].images[0].sha256
 
 
 async def test_bad_requests_name_what_to_change(client: SearchClient, examples: list[Example]) -> None:

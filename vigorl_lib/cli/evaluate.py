@@ -8,24 +8,28 @@ from dataclasses import asdict
 
 import click
 
-from vigorl_lib.cli.common import recipe_options, run_async
+from vigorl_lib.cli.common import recipe_options, run_async, shard_option
 from vigorl_lib.cli.progress import Progress
 from vigorl_lib.errors import ConfigError
 from vigorl_lib.evaluation.metrics import SampleRecord
 from vigorl_lib.evaluation.run import EvaluationProgress, OnSample
 from vigorl_lib.recipes.schema import Recipe
 from vigorl_lib.rollout.task import TaskConfig
+from vigorl_lib.search.shards import Shard
+
+ALL = Shard()
 
 
 @click.command("eval")
 @click.option("--rescore", is_flag=True, help="Score the kept trajectories by this recipe's reward; asks no policy.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
-@recipe_options(default="quickstart-evaluate")
-def evaluate(recipe: Recipe, rescore: bool, as_json: bool) -> None:
+@shard_option
+@recipe_options(default="quickstart-evaluate", calls_services=True)
+def evaluate(recipe: Recipe, shard: Shard, rescore: bool, as_json: bool) -> None:
     """Measure a policy on a data set, in this process or by the service at services.evaluation."""
     from vigorl_lib.evaluation.table import cells_to_json, render_table
 
-    cells = run_async(rescore_policy(recipe) if rescore else evaluate_policy(recipe))
+    cells = run_async(rescore_policy(recipe) if rescore else evaluate_policy(recipe, shard))
     click.echo(json.dumps(cells_to_json(cells), indent=2) if as_json else render_table(cells))
 
 
@@ -80,7 +84,7 @@ async def rescore_policy(recipe: Recipe) -> dict[tuple[str, str], list[SampleRec
     return cells
 
 
-async def evaluate_policy(recipe: Recipe) -> dict[tuple[str, str], list[SampleRecord]]:
+async def evaluate_policy(recipe: Recipe, shard: Shard = ALL) -> dict[tuple[str, str], list[SampleRecord]]:
     """Sample records by (policy, mode), made by the service at services.evaluation, else in this process.
 
     What a killed call recorded is not asked again.
@@ -95,11 +99,11 @@ async def evaluate_policy(recipe: Recipe) -> dict[tuple[str, str], list[SampleRe
             def show(now: EvaluationProgress, progress: Progress = progress) -> None:
                 progress(now.done, now.total, failed=now.failed, resumed=now.resumed)
 
-            cells[recipe.policy, mode] = await measure(recipe, task, show)
+            cells[recipe.policy, mode] = await measure(recipe, shard, task, show)
     return cells
 
 
-async def _in_process(recipe: Recipe, task: TaskConfig, show: OnSample) -> list[SampleRecord]:
+async def _in_process(recipe: Recipe, shard: Shard, task: TaskConfig, show: OnSample) -> list[SampleRecord]:
     from vigorl_lib.data.datasets import read_dataset
     from vigorl_lib.evaluation.run import evaluate as measure
     from vigorl_lib.policy.cached import CachedPolicy
@@ -115,8 +119,8 @@ async def _in_process(recipe: Recipe, task: TaskConfig, show: OnSample) -> list[
     async with connect(recipe.services, recipe.policy) as wired:
         policy = CachedPolicy(wired.policy, storage) if recipe.evaluation.cache_answers else wired.policy
         return await measure(
-            examples,
-            Stepper(policy, wired.environment, task),
+            [example for example in examples if shard.holds(example.example_id)],
+            Stepper(policy, wired.environment, task, load_image=ImageStore(storage).get),
             wired.reward,
             recipe.reward,
             storage=storage,
@@ -129,7 +133,7 @@ async def _in_process(recipe: Recipe, task: TaskConfig, show: OnSample) -> list[
         )
 
 
-async def _by_service(recipe: Recipe, task: TaskConfig, show: OnSample) -> list[SampleRecord]:
+async def _by_service(recipe: Recipe, shard: Shard, task: TaskConfig, show: OnSample) -> list[SampleRecord]:
     from vigorl_lib.evaluation.client import EvaluationClient
     from vigorl_lib.rpc.channels import Connections
 
@@ -149,6 +153,8 @@ async def _by_service(recipe: Recipe, task: TaskConfig, show: OnSample) -> list[
             keep_trajectories=recipe.evaluation.keep_trajectories,
             samples=recipe.evaluation.samples,
             cache_answers=recipe.evaluation.cache_answers,
+            shard_index=shard.index,
+            shard_count=shard.count,
         )
         async with aclosing(steps):
             async for step in steps:

@@ -21,6 +21,7 @@ COMMANDS = {
     "solve": ("vigorl_lib.cli.solve", "Ask one question about one image and watch the turns."),
     "data": ("vigorl_lib.cli.data", "Make, import and look at data sets."),
     "search": ("vigorl_lib.cli.search", "Tree search over a data set with a policy."),
+    "trees": ("vigorl_lib.cli.trees", "Searched trees: merge shards, import and export."),
     "linearize": ("vigorl_lib.cli.linearize", "Turn searched trees into chains to train on."),
     "train": ("vigorl_lib.cli.train", "Train: sft, grpo."),
     "jobs": ("vigorl_lib.cli.jobs", "Jobs on a cluster: render, submit, list, status, logs, cancel."),
@@ -28,7 +29,7 @@ COMMANDS = {
     "compare": ("vigorl_lib.cli.evaluate", "Two evaluations of the same questions, pair by pair."),
     "models": ("vigorl_lib.cli.models", "Move checkpoints, by digest: fetch, upload, wait, digest."),
     "export": ("vigorl_lib.cli.export", "Write a checkpoint as a Hugging Face folder."),
-    "report": ("vigorl_lib.cli.report", "Write report.html of a run."),
+    "report": ("vigorl_lib.cli.report", "Write report.html of a run, or the page of one search tree."),
     "quickstart": ("vigorl_lib.cli.quickstart", "The whole story on this machine, in one command."),
 }
 """Command → module that defines it, under the same name unless another stands behind a colon; its line in the help."""

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import click
 
-from vigorl_lib.cli.common import resolve, run_async
+from vigorl_lib.cli.common import context_option, resolve, run_async
+from vigorl_lib.cli.context import client_options, laid_over
 from vigorl_lib.recipes.schema import Recipe
+from vigorl_lib.rollout.contexts import as_overrides, contexts_path, read_contexts
+from vigorl_lib.rollout.wiring import ServicesConfig
 
 
 @click.command()
 @click.option("--image", "image_path", required=True, type=click.Path(path_type=Path), help="The picture.")
 @click.option("--question", required=True, help="What to find out.")
 @click.option("--policy", "model", type=click.Path(path_type=Path), help="Checkpoint folder to open in this process.")
-@click.option("--target", help="Search service to ask instead, HOST:PORT (see `vigorl up`).")
+@context_option
+@client_options
 @click.option("--recipe", "recipe_name", default="quickstart", show_default=True, help="How to ask (task, zoom).")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE")
 @click.option(
@@ -25,18 +30,39 @@ def solve(
     image_path: Path,
     question: str,
     model: Path | None,
-    target: str | None,
+    context: str | None,
+    reach: dict[str, Any],
     recipe_name: str,
     overrides: tuple[str, ...],
     out: Path | None,
 ) -> None:
-    """Ask one question about one image and watch the turns."""
-    if (model is None) == (target is None):
-        raise click.UsageError("give either --policy FOLDER or --target HOST:PORT")
+    """Ask one question about one image and watch the turns.
+
+    A model of this machine answers (--policy), or the search service of an installation: that of --target, of
+    --context, or of the context in use.
+    """
+    if model is not None and (context is not None or reach):
+        raise click.UsageError("--policy asks a model in this process; leave out --context, --target and their like")
     if not image_path.is_file():
         raise click.UsageError(f"--image: no file {image_path}")
-    recipe = resolve(recipe_name, ("task.temperature=0", *overrides))
+    services = () if model is not None else as_overrides(_reached(context, reach))
+    recipe = resolve(recipe_name, ("task.temperature=0", *services, *overrides))
+    target = None if model is not None else recipe.services.search
     run_async(_solve(image_path.read_bytes(), question, model, target, recipe, out))
+
+
+def _reached(context: str | None, reach: dict[str, Any]) -> ServicesConfig:
+    """Options are laid over the context that is named; a target alone takes nothing from the context in use."""
+    contexts = read_contexts(contexts_path())
+    alone = context is None and "search" in reach
+    if context is None and not alone and not contexts.current:
+        raise click.UsageError("give --policy FOLDER, --target HOST:PORT, or --context NAME (`vigorl context set`)")
+    services = laid_over(ServicesConfig() if alone else contexts.get(context), reach)
+    if not services.search:
+        raise click.UsageError(
+            f"context {context or contexts.current!r} has no search service; give --target HOST:PORT"
+        )
+    return services
 
 
 async def _solve(

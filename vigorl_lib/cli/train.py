@@ -31,7 +31,7 @@ def sft(recipe: Recipe, stage: str) -> None:
 
 @train.command()
 @click.option("--stage", default="grpo", show_default=True, help="Name of the stage within the run.")
-@recipe_options(default="quickstart-grpo")
+@recipe_options(default="quickstart-grpo", calls_services=True)
 def grpo(recipe: Recipe, stage: str) -> None:
     """Group-relative policy optimisation against running services."""
     train_stage("grpo", recipe, stage=stage)

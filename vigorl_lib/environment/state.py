@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from dataclasses import dataclass
+from functools import lru_cache
 
 from google.protobuf.message import DecodeError
 from pydantic import SecretStr
@@ -80,6 +81,8 @@ def encode(state: EpisodeState, key: bytes = LOCAL_KEY) -> bytes:
     return bytes([VERSION]) + _mac(payload, key) + payload
 
 
+# Siblings and rollouts go on from the same bytes again and again.
+@lru_cache(maxsize=1024)
 def decode(data: bytes, key: bytes = LOCAL_KEY) -> EpisodeState:
     """The state that `encode` sealed. Raises EpisodeError (STATE_INVALID) for anything else."""
     if not _HEADER_BYTES < len(data) <= MAX_STATE_BYTES:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from vigorl_lib.domain.geometry import Frame, ResizeRule
 from vigorl_lib.domain.grammar import ACTION_STOPS
@@ -158,8 +158,43 @@ class StreamDelta:
     logprobs: tuple[float, ...]
 
 
-StreamEvent = StreamStart | StreamDelta | Completion
-"""A stream is one start, any number of deltas, and the whole completion last."""
+@dataclass(frozen=True, slots=True)
+class StreamEnd:
+    """The last event of a stream: the whole completion, and what it cost, as in `Generation`."""
+
+    completion: Completion
+    cached_tokens: int = 0
+    queue_seconds: float = 0.0
+    engine_seconds: float = 0.0
+
+
+StreamEvent = StreamStart | StreamDelta | StreamEnd
+"""A stream is one start, any number of deltas, and one end."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """What a tensor is, without its values; `dtype` as torch names it: bfloat16, float32 …"""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightTransfer:
+    """A learner that waits to send all tensors, in this order, to the workers of one replica.
+
+    `address` and `port` are those of its store, `vigorl_lib.policy.transfer` says what passes there. `timeout_s` runs
+    from when the replica is ready to when it has all tensors.
+    """
+
+    backend: str
+    address: str
+    port: int
+    tensors: tuple[TensorSpec, ...]
+    timeout_s: float
+    nccl_unique_id: bytes = b""
 
 
 class PolicyState(StrEnum):
@@ -213,6 +248,18 @@ class Policy(Protocol):
     async def close(self) -> None: ...
 
 
+@runtime_checkable
+class TakesTransfers(Protocol):
+    """A policy that takes new weights from a learner directly, without storage between them."""
+
+    async def receive_weights(self, *, version: int, transfer: WeightTransfer, run_id: str) -> PolicyInfo:
+        """As `Policy.update_weights`, from the learner that waits to send them.
+
+        Raises PolicyError (NOT_SUPPORTED for another backend; UPDATE_FAILED).
+        """
+        ...
+
+
 class Engine(Policy, Protocol):
     """A policy that runs in this process."""
 
@@ -241,4 +288,4 @@ async def stream_whole(
     (completion,) = generation.completions
     yield StreamStart(generation.prompt, generation.policy)
     yield StreamDelta(completion.text, completion.token_ids, completion.logprobs)
-    yield completion
+    yield StreamEnd(completion, generation.cached_tokens, generation.queue_seconds, generation.engine_seconds)

@@ -8,19 +8,21 @@ passed over for the next. This module keeps no conversation and renders nothing.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+from vigorl_lib.domain.grammar import PREVIOUS_THOUGHT
 from vigorl_lib.domain.trajectory import Segment
 from vigorl_lib.errors import ConfigError, VigorlError
-from vigorl_lib.policy.base import Generation, PolicyInfo, Sampling, Scored, StreamEvent
+from vigorl_lib.policy.base import Generation, PolicyInfo, Sampling, Scored, StreamEvent, WeightTransfer
 from vigorl_lib.policy.convert import (
     event_from_proto,
     generation_from_proto,
     info_from_proto,
     sampling_to_proto,
     scored_from_proto,
+    transfer_to_proto,
 )
 from vigorl_lib.rpc.channels import Connection, Connections
 from vigorl_lib.rpc.convert import ImageToProto, segment_to_proto
@@ -34,6 +36,12 @@ if TYPE_CHECKING:
         PolicyAdminServiceAsyncStub,
         PolicyServiceAsyncStub,
     )
+
+
+Tell = Callable[[WeightTransfer], Awaitable[PolicyInfo]]
+"""Tells one replica of the learner that waits for it; returns when it has the weights."""
+Send = Callable[[str, Tell], Awaitable[PolicyInfo]]
+"""Sends new weights to one replica, given its target and how it is told; see `vigorl_lib.training.transfer`."""
 
 
 class PolicyClient:
@@ -153,19 +161,37 @@ class PolicyClient:
 
         Raises ConfigError (ADMIN_TARGET_MISSING) where none is known; the first failure, once all have been told.
         """
+        request = pb.UpdateWeightsRequest(policy=self.name, version=version, uri=uri, run_id=run_id)
+        return await self._update_everyone(lambda connection: _update(connection, request))
+
+    async def transfer_weights(self, *, version: int, run_id: str, send: Send) -> PolicyInfo:
+        """Send every replica new weights without storage between, one after the other.
+
+        Raises ConfigError (ADMIN_TARGET_MISSING); the first failure, once all have been told.
+        """
+
+        async def update(connection: Connection) -> PolicyInfo:
+            async def tell(transfer: WeightTransfer) -> PolicyInfo:
+                request = pb.UpdateWeightsRequest(
+                    policy=self.name, version=version, transfer=transfer_to_proto(transfer), run_id=run_id
+                )
+                return await _update(connection, request)
+
+            return await send(connection.target, tell)
+
+        return await self._update_everyone(update)
+
+    async def _update_everyone(self, update: Callable[[Connection], Awaitable[PolicyInfo]]) -> PolicyInfo:
         if self._admin is None:
             raise ConfigError(
                 f"nobody has said where policy {self.name!r} takes new weights; set services.policy_admin.{self.name}",
                 reason="ADMIN_TARGET_MISSING",
             )
-        request = pb.UpdateWeightsRequest(policy=self.name, version=version, uri=uri, run_id=run_id)
         answers: list[PolicyInfo] = []
         failures: list[VigorlError] = []
         for connection in await self._admin.everyone():
-            stub: PolicyAdminServiceAsyncStub = connection.stub(PolicyAdminServiceStub)
             try:
-                answer = await connection.call(stub.UpdateWeights, request, timeout_s=connection.config.timeout_s)
-                answers.append(info_from_proto(answer.policy))
+                answers.append(await update(connection))
             except VigorlError as error:
                 failures.append(error)
         if failures:
@@ -183,8 +209,16 @@ class PolicyClient:
 
 def _opening(prompt: Sequence[Segment]) -> str:
     """What all turns of a conversation, and all samples of a group, have in common: the first segment."""
-    opening = "".join([prompt[0].text, *(image.sha256 for image in prompt[0].images)]) if prompt else ""
+    # A question that is asked again with thoughts numbered behind it is the same conversation.
+    text = prompt[0].text.partition(PREVIOUS_THOUGHT)[0] if prompt else ""
+    opening = "".join([text, *(image.sha256 for image in prompt[0].images)]) if prompt else ""
     return hashlib.sha256(opening.encode()).hexdigest()
+
+
+async def _update(connection: Connection, request: pb.UpdateWeightsRequest) -> PolicyInfo:
+    stub: PolicyAdminServiceAsyncStub = connection.stub(PolicyAdminServiceStub)
+    answer = await connection.call(stub.UpdateWeights, request, timeout_s=connection.config.timeout_s)
+    return info_from_proto(answer.policy)
 
 
 def _stub(connection: Connection) -> PolicyServiceAsyncStub:

@@ -48,6 +48,11 @@ class VllmConfig(Section):
     """Tokens of one engine step; vLLM's own choice unless set."""
     processor_cache_gib: float = Field(default=1.0, gt=0.0)
     """Processed images kept for later turns and samples."""
+    drain_s: float = Field(default=120.0, gt=0.0)
+    """How long an update of the weights waits for samples in flight, seconds; those that are left are ended with
+    PREEMPTED, and clients send them again whole."""
+    weight_transfer: Literal["none", "nccl", "gloo"] = "none"
+    """How a learner may send new weights without storage between: `nccl` between GPUs, `gloo` between processors."""
     compile: bool = True
     """torch.compile and CUDA graphs: slower to start, faster to run. Small models on a CPU do without."""
 
@@ -123,6 +128,11 @@ class PolicyConfig(Section):
         if self.engine == "scripted" and "scripted" not in self.name:
             raise ValueError(
                 f"a scripted policy says so in its name, for example 'scripted-teacher', not {self.name!r}"
+            )
+        if self.vllm.weight_transfer != "none" and not (self.trainable_by and self.weights_root):
+            raise ValueError(
+                "vllm.weight_transfer needs `trainable_by`, the run that may send, and `weights_root`, where a replica "
+                "that fails in the middle finds whole weights"
             )
         if self.engine in ("scripted", "openai") and self.trainable_by:
             raise ValueError(f"a policy of engine {self.engine} has no weights to train")

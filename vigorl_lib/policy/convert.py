@@ -16,9 +16,12 @@ from vigorl_lib.policy.base import (
     Sampling,
     Scored,
     StreamDelta,
+    StreamEnd,
     StreamEvent,
     StreamStart,
+    TensorSpec,
     TopLogprobs,
+    WeightTransfer,
 )
 from vigorl_lib.rpc import convert
 from vigorl_lib.rpc.convert import EnumMap
@@ -199,8 +202,14 @@ def event_to_proto(asked: Sequence[Segment], event: StreamEvent) -> pb.StreamGen
         case StreamDelta():
             delta = pb.StreamDelta(text=event.text, token_ids=event.token_ids, logprobs=event.logprobs)
             return pb.StreamGenerateResponse(delta=delta)
-        case Completion():
-            return pb.StreamGenerateResponse(completion=completion_to_proto(event))
+        case StreamEnd():
+            end = pb.StreamEnd(
+                completion=completion_to_proto(event.completion),
+                cached_tokens=event.cached_tokens,
+                queue_duration=timedelta(seconds=event.queue_seconds),
+                engine_duration=timedelta(seconds=event.engine_seconds),
+            )
+            return pb.StreamGenerateResponse(end=end)
 
 
 def event_from_proto(asked: Sequence[Segment], proto: pb.StreamGenerateResponse) -> StreamEvent:
@@ -209,9 +218,36 @@ def event_from_proto(asked: Sequence[Segment], proto: pb.StreamGenerateResponse)
             return StreamStart(_rendered_from_proto(asked, proto.start.rendered), info_from_proto(proto.start.policy))
         case "delta":
             return StreamDelta(proto.delta.text, tuple(proto.delta.token_ids), tuple(proto.delta.logprobs))
-        case "completion":
-            return completion_from_proto(proto.completion)
-    raise convert.invalid("event", "a start, a delta or a completion", "nothing")
+        case "end":
+            return StreamEnd(
+                completion_from_proto(proto.end.completion),
+                proto.end.cached_tokens,
+                proto.end.queue_duration.ToTimedelta().total_seconds(),
+                proto.end.engine_duration.ToTimedelta().total_seconds(),
+            )
+    raise convert.invalid("event", "a start, a delta or an end", "nothing")
+
+
+def transfer_to_proto(transfer: WeightTransfer) -> pb.WeightTransfer:
+    return pb.WeightTransfer(
+        backend=transfer.backend,
+        address=transfer.address,
+        port=transfer.port,
+        tensors=[pb.TensorSpec(name=spec.name, dtype=spec.dtype, shape=spec.shape) for spec in transfer.tensors],
+        timeout=timedelta(seconds=transfer.timeout_s),
+        nccl_unique_id=transfer.nccl_unique_id,
+    )
+
+
+def transfer_from_proto(proto: pb.WeightTransfer) -> WeightTransfer:
+    return WeightTransfer(
+        backend=proto.backend,
+        address=proto.address,
+        port=proto.port,
+        tensors=tuple(TensorSpec(spec.name, spec.dtype, tuple(spec.shape)) for spec in proto.tensors),
+        timeout_s=proto.timeout.ToTimedelta().total_seconds(),
+        nccl_unique_id=proto.nccl_unique_id,
+    )
 
 
 def with_tokens(segment: Segment, tokens: conversation_pb2.Tokens) -> Segment:

@@ -29,6 +29,7 @@ from vigorl_lib.policy.base import (
     Sampling,
     Scored,
     StreamDelta,
+    StreamEnd,
     StreamEvent,
     StreamStart,
 )
@@ -135,8 +136,9 @@ class OpenAiPolicy:
         with self._admitted(1):
             request = await asyncio.to_thread(self._request, prompt, sampling)
             yield StreamStart(tuple(prompt), await self.info())
-            text, last = "", None
+            text, last, asked = "", None, time.monotonic()
             async with self._slots, aclosing(self._choices(request, seed)) as choices:
+                begun = time.monotonic()
                 async for choice in choices:
                     check_refusal(choice, choice.delta)
                     last = choice if choice.finish_reason else last
@@ -148,7 +150,8 @@ class OpenAiPolicy:
             completion = self._completion(text, last, open_text(prompt), sampling)
             if rest := completion.text[len(text) :]:
                 yield StreamDelta(rest, (), ())
-            yield completion
+            ended = time.monotonic()
+            yield StreamEnd(completion, queue_seconds=begun - asked, engine_seconds=ended - begun)
 
     async def score(self, prompt: Sequence[Segment], *, min_policy_version: int = 0, request_id: str = "") -> Scored:
         raise PolicyError(

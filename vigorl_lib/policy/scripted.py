@@ -18,6 +18,7 @@ from vigorl_lib.domain.geometry import Box, Frame, FrameMap, Point, ResizeRule
 from vigorl_lib.domain.grammar import (
     ANSWER_CLOSE,
     BACKTRACK_PHRASE,
+    PREVIOUS_THOUGHT,
     Answer,
     Continue,
     Zoom,
@@ -116,8 +117,9 @@ class ScriptedTeacher:
 
     def _look_up(self, prompt: Sequence[Segment]) -> Example:
         user = [m for segment in prompt[:1] for m in segment.messages if m.role is Role.USER]
-        if user and user[0].images:
-            key = (user[0].images[0].sha256, user[0].text.strip())
+        # The last one: few-shot examples stand before it.
+        if user and user[-1].images:
+            key = (user[-1].images[0].sha256, user[-1].text.partition(PREVIOUS_THOUGHT)[0].strip())
             if key in self._scenes:
                 return self._scenes[key]
         raise PolicyError(
@@ -147,7 +149,8 @@ class _Script:
             case "single_turn":
                 return self._direct()
             case "thought_steps":
-                return self._second_step() if turns else render_turn(self._located(self._target_point()), Continue())
+                begun = turns or PREVIOUS_THOUGHT in prompt[0].text
+                return self._second_step() if begun else render_turn(self._located(self._target_point()), Continue())
             case "multi_turn":
                 return self._multi_turn(turns)
 
@@ -171,8 +174,7 @@ class _Script:
 
     def _direct(self) -> str:
         """Locate and answer in one turn."""
-        unseen = self._example.tags.get("size") == synthetic.SizeClass.SMALL
-        answer = self._answer(self._config.unseen_error_rate if unseen else self._config.error_rate)
+        answer = self._answer(self._error_rate_unzoomed())
         thought = f"{self._located(self._target_point())} {synthetic.DOT_SENTENCE.format(answer=answer)}"
         return render_turn(thought, Answer(answer))
 
@@ -183,8 +185,12 @@ class _Script:
         return render_turn(thought, Answer(answer))
 
     def _second_step(self) -> str:
-        answer = self._answer(self._config.error_rate)
+        answer = self._answer(self._error_rate_unzoomed())
         return render_turn(synthetic.DOT_SENTENCE.format(answer=answer), Answer(answer))
+
+    def _error_rate_unzoomed(self) -> float:
+        unseen = self._example.tags.get("size") == synthetic.SizeClass.SMALL
+        return self._config.unseen_error_rate if unseen else self._config.error_rate
 
     def _answer(self, error_rate: float) -> str:
         truth = self._example.truth.answer

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -29,8 +29,10 @@ from vigorl_lib.policy.base import (
     Sampling,
     Scored,
     StreamDelta,
+    StreamEnd,
     StreamEvent,
     StreamStart,
+    WeightTransfer,
 )
 from vigorl_lib.policy.config import PolicyConfig
 from vigorl_lib.policy.gate import UpdateGate
@@ -42,6 +44,8 @@ from vigorl_lib.policy.vllm_weights import WeightsUpdater
 from vigorl_lib.rpc.streams import events_of
 
 if TYPE_CHECKING:
+    from vllm.outputs import RequestOutput
+
     from vigorl_lib.policy.vllm_engine import StartedEngine
 
 log = logging.getLogger(__name__)
@@ -56,6 +60,17 @@ class _Answer:
     queue_s: float
     engine_s: float
     first_token_s: float
+
+    @classmethod
+    def of(cls, completion: Completion, last: RequestOutput) -> _Answer:
+        times: Any = last.metrics
+        return cls(
+            completion,
+            cached_tokens=last.num_cached_tokens or 0,
+            queue_s=max(0.0, times.scheduled_ts - times.queued_ts),
+            engine_s=max(0.0, times.last_token_ts - times.scheduled_ts),
+            first_token_s=times.first_token_latency,
+        )
 
 
 class VllmPolicy:
@@ -72,7 +87,7 @@ class VllmPolicy:
         )
         self._dialect = VllmDialect(started.renderer, config.name)
         self._weights = WeightsUpdater(started.launched, config)
-        self._gate = UpdateGate()
+        self._gate = UpdateGate(config.name, drain_s=config.vllm.drain_s)
         self._updating = asyncio.Lock()
         self._updates: set[asyncio.Future[None]] = set()
         self._metrics = PolicyMetrics(config.name)
@@ -130,11 +145,18 @@ class VllmPolicy:
         self._intake.check([seed], sampling)
 
         async def sample(report: Callable[[StreamEvent], None]) -> StreamEvent:
+            begin = time.monotonic()
             async with self._admitted(1):
                 prepared, cut = await asyncio.to_thread(self._intake.to_generate, prompt, sampling)
                 async with self._version(min_policy_version) as version:
+                    waited_s = time.monotonic() - begin
                     report(StreamStart(prepared.segments, self._intake.info(version)))
-                    return await self._pieces(prepared, cut, seed, version, request_id, report)
+                    answer = await self._pieces(prepared, cut, seed, version, request_id, report)
+            self._metrics.answered(answer.completion, waited_s + answer.queue_s, waited_s + answer.first_token_s)
+            self._metrics.prompt(len(prepared.sequence), answer.cached_tokens)
+            return StreamEnd(
+                answer.completion, answer.cached_tokens, waited_s + answer.queue_s, engine_seconds=answer.engine_s
+            )
 
         # In a task of its own: a reader who is slow must not hold up an update.
         async with aclosing(events_of(sample)) as events:
@@ -149,24 +171,23 @@ class VllmPolicy:
         version: int,
         request_id: str,
         report: Callable[[StreamEvent], None],
-    ) -> Completion:
-        """One completion, its pieces reported as they come."""
-        begin, first_s, cached_tokens = time.monotonic(), 0.0, 0
+    ) -> _Answer:
+        """One sample, its pieces reported as they come. Raises PolicyError (GENERATION_ABORTED) if there are none."""
+        last: RequestOutput | None = None
         again = partial(self._engine_input, prepared)
         params = self._dialect.sampling(sampling, seed, whole=False)
         pieces = self._dialect.pieces()
         async with aclosing(self._calls.outputs(await again(), again, params, request_id)) as outputs:
             async for output in outputs:
                 (piece,) = output.outputs
-                first_s = first_s or time.monotonic() - begin
-                cached_tokens = output.num_cached_tokens or cached_tokens
+                last = output
                 report(pieces.add(piece))
+        if last is None:
+            raise PolicyError("the engine ended a request without an answer", reason="GENERATION_ABORTED")
         completion = self._dialect.completion(pieces.whole(), sampling, version)
         if rest := pieces.rest(completion.text):
             report(StreamDelta(rest, (), ()))
-        self._metrics.answered(completion, first_token_s=first_s)
-        self._metrics.prompt(len(prepared.sequence), cached_tokens)
-        return completion
+        return _Answer.of(completion, last)
 
     async def score(self, prompt: Sequence[Segment], *, min_policy_version: int = 0, request_id: str = "") -> Scored:
         async with self._admitted(1):
@@ -193,12 +214,17 @@ class VllmPolicy:
         (NOT_TRAINABLE, WRONG_RUN, WEIGHTS_OLDER, WEIGHTS_MISMATCH, WEIGHTS_UNREADABLE, UPDATE_FAILED), StorageError.
         """
         self._intake.check_update(version, run_id, self._weights.version)
-        # A caller who goes away must not leave an engine that is paused.
-        update = asyncio.ensure_future(self._update(version, uri))
-        self._updates.add(update)
-        update.add_done_callback(self._updates.discard)
-        await asyncio.shield(update)
-        return await self.info()
+        return await self._shielded(self._update(version, uri))
+
+    async def receive_weights(self, *, version: int, transfer: WeightTransfer, run_id: str) -> PolicyInfo:
+        """As `TakesTransfers` says: names, types and shapes are checked before the learner is told to send.
+
+        Raises PolicyError (NOT_TRAINABLE, WRONG_RUN, WEIGHTS_OLDER, NOT_SUPPORTED, WEIGHTS_MISMATCH, UPDATE_FAILED,
+        ENGINE_FAILED).
+        """
+        self._intake.check_update(version, run_id, self._weights.version)
+        await asyncio.to_thread(self._weights.check, transfer)
+        return await self._shielded(self._receive(version, transfer))
 
     async def close(self) -> None:
         """End the engine's processes; what is in flight is lost, so drain first. A closed policy takes no request."""
@@ -206,26 +232,48 @@ class VllmPolicy:
         self._weights.close()
         await self._calls.close()
 
+    async def _shielded(self, work: Coroutine[Any, Any, None]) -> PolicyInfo:
+        """A caller who goes away must not leave an engine that is paused."""
+        update = asyncio.ensure_future(work)
+        self._updates.add(update)
+        update.add_done_callback(self._updates.discard)
+        await asyncio.shield(update)
+        return await self.info()
+
     async def _update(self, version: int, uri: str) -> None:
         async with self._updating:
             if version <= self._weights.version:
                 return
             version, uri = await asyncio.to_thread(self._intake.wanted, version, uri)
             fetched = await asyncio.to_thread(self._weights.fetch, uri)
-            begin = time.monotonic()
             try:
-                async with self._gate.alone():
-                    drained = time.monotonic()
-                    await self._weights.load(version, fetched)
+                await self._drained(self._weights.load(version, fetched))
             finally:
                 fetched.release_unless(self._weights.loaded)
-            loaded = time.monotonic()
-        self._metrics.version(version)
+
+    async def _receive(self, version: int, transfer: WeightTransfer) -> None:
+        async with self._updating:
+            if version > self._weights.version:
+                store = await asyncio.to_thread(self._weights.meet, transfer)
+                await self._drained(self._weights.receive(version, transfer, store))
+
+    async def _drained(self, take: Coroutine[Any, Any, None]) -> None:
+        """Take new weights while nothing is in flight."""
+        begin = time.monotonic()
+        try:
+            async with self._gate.alone():
+                drained = time.monotonic()
+                await take
+        finally:
+            take.close()
+            # A failed update may have gone back to what storage wants.
+            self._metrics.version(self._weights.version)
+        loaded = time.monotonic()
         self._metrics.updated(loaded - drained)
         log.info(
             "policy %s has version %d: drained in %.2f s, loaded in %.2f s",
             self._config.name,
-            version,
+            self._weights.version,
             drained - begin,
             loaded - drained,
         )
@@ -266,11 +314,4 @@ class VllmPolicy:
     ) -> _Answer:
         params = self._dialect.sampling(sampling, seed, whole=True)
         output = await self._calls.whole(inputs, partial(self._engine_input, prepared), params, request_id)
-        times: Any = output.metrics
-        return _Answer(
-            self._dialect.completion(output.outputs[0], sampling, version),
-            cached_tokens=output.num_cached_tokens or 0,
-            queue_s=max(0.0, times.scheduled_ts - times.queued_ts),
-            engine_s=max(0.0, times.last_token_ts - times.scheduled_ts),
-            first_token_s=times.first_token_latency,
-        )
+        return _Answer.of(self._dialect.completion(output.outputs[0], sampling, version), output)

@@ -21,7 +21,7 @@ from vigorl_lib.errors import PolicyError
 from vigorl_lib.models.chat import ChatRenderer
 from vigorl_lib.models.families import Family
 from vigorl_lib.models.loading import CONFIG, describe, load_tokenizer, local_folder, read_json
-from vigorl_lib.models.weights import wanted_weights
+from vigorl_lib.models.weights import shapes_of, wanted_weights
 from vigorl_lib.policy.base import MAX_TOP_LOGPROBS
 from vigorl_lib.policy.config import PolicyConfig
 from vigorl_lib.policy.vllm_plugin import OURS, install
@@ -115,7 +115,7 @@ def launch(config: PolicyConfig) -> LaunchedEngine:
         weights, version = FetchedWeights(checkpoint), 0
         if config.weights_root and (current := wanted_weights(config.weights_root)) is not None:
             weights, version = fetch(current.uri), current.version
-            check_fits(weights.folder, checkpoint, tied=tied)
+            check_fits(shapes_of(weights.folder), checkpoint, tied=tied)
         folder = stack.enter_context(_merged(checkpoint, weights.folder))
         # Sockets of the engine's processes; vLLM leaves them behind.
         os.environ["VLLM_RPC_BASE_PATH"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="vigorl-rpc-"))
@@ -157,6 +157,7 @@ def _prepare_vllm(config: PolicyConfig) -> bool:
 
 
 def _open_engine(config: PolicyConfig, folder: Path, values: dict[str, Any], *, on_cpu: bool) -> AsyncLLM:
+    from vllm.config import WeightTransferConfig
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -165,6 +166,9 @@ def _open_engine(config: PolicyConfig, folder: Path, values: dict[str, Any], *, 
         "kv_cache_memory_bytes": settings.kv_cache_gib or (CPU_KV_CACHE_GIB if on_cpu else None),
         "block_size": settings.block_size or (CPU_BLOCK_SIZE if on_cpu else None),
         "max_num_batched_tokens": settings.max_batched_tokens,
+        "weight_transfer_config": (
+            None if settings.weight_transfer == "none" else WeightTransferConfig(backend=settings.weight_transfer)
+        ),
     }
     if optional["kv_cache_memory_bytes"]:
         optional["kv_cache_memory_bytes"] = int(optional["kv_cache_memory_bytes"] * 2**30)

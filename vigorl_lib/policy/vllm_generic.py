@@ -29,6 +29,7 @@ from vigorl_lib.policy.base import (
     Sampling,
     Scored,
     StreamDelta,
+    StreamEnd,
     StreamEvent,
     StreamStart,
 )
@@ -115,17 +116,18 @@ class GenericVllmPolicy:
             again = partial(self._inputs, prompt)
             inputs = await again()
             yield StreamStart(tuple(prompt), await self.info())
-            text, last = "", None
+            text, last, output, begin = "", None, None, time.monotonic()
             params = self._params(sampling, seed, whole=False)
             async with aclosing(self._calls.outputs(inputs, again, params, request_id)) as outputs:
                 async for output in outputs:
                     (last,) = output.outputs
                     text += last.text
                     yield StreamDelta(last.text, (), ())
-            if last is None:
+            if last is None or output is None:
                 raise PolicyError("the engine ended a request without an answer", reason="GENERATION_ABORTED")
             last.text = text
-            yield _completion(last)
+            spent_s = time.monotonic() - begin
+            yield StreamEnd(_completion(last), output.num_cached_tokens or 0, _queue_s(output), spent_s)
 
     async def score(self, prompt: Sequence[Segment], *, min_policy_version: int = 0, request_id: str = "") -> Scored:
         raise PolicyError(

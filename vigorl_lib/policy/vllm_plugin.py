@@ -1,8 +1,9 @@
 """What every process of a vLLM engine loads first, by the entry point `vllm.general_plugins`.
 
-Three adaptations, each needed in the engine's own child processes and therefore impossible from ours alone:
+Four adaptations, each needed in the engine's own child processes and therefore impossible from ours alone:
 Qwen-VL processors without torchvision (its public builds do not import beside a CPU build of torch), log-probs
-after temperature, and children that end with their parent. The engine itself is `vigorl_lib.policy.vllm`.
+after temperature, the weight-transfer back end `gloo`, and children that end with their parent. The engine itself is
+`vigorl_lib.policy.vllm`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def install() -> None:
         _end_with_parent()
         _temper_logprobs()
         _wait_without_spinning()
+        _add_gloo_transfers()
 
 
 def _end_with_parent() -> None:
@@ -128,6 +130,15 @@ def _temper_logprobs() -> None:
             return plain.compute_logprobs(logits)
 
     gpu_model_runner.Sampler = TemperedSampler
+
+
+def _add_gloo_transfers() -> None:
+    from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+
+    if "gloo" not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine(
+            "gloo", "vigorl_lib.policy.vllm_transfer", "GlooWeightTransferEngine"
+        )
 
 
 def _wait_without_spinning() -> None:

@@ -14,10 +14,11 @@ from vigorl_lib.domain.trajectory import Trajectory
 from vigorl_lib.reward.base import Score
 from vigorl_lib.reward.config import RewardConfig
 from vigorl_lib.reward.convert import config_to_proto, result_from_proto
-from vigorl_lib.rpc.channels import Client
+from vigorl_lib.rpc.channels import Connection, Connections
 from vigorl_lib.rpc.convert import example_to_proto, image_by_digest, trajectory_to_proto
 from vigorl_lib.rpc.gen.vigorl.reward.v1 import reward_service_pb2 as pb
 from vigorl_lib.rpc.gen.vigorl.reward.v1.reward_service_pb2_grpc import RewardServiceStub
+from vigorl_lib.rpc.replicas import Replicas, Resolve, resolve_host
 
 if TYPE_CHECKING:
     # The typed face of the stub on an asyncio channel; it exists in the type stubs only.
@@ -27,22 +28,44 @@ MAX_ITEMS = 256
 """Items in one call; scoring that many holds a server's event loop for a few hundredths of a second."""
 
 
-class RewardClient(Client):
+class RewardClient:
+    """`targets` is `host:port`, several with commas, or `dns:///name:port` of a headless service.
+
+    Connections that are handed in stay open when the client closes. Raises ConfigError (TARGET_INVALID).
+    """
+
+    def __init__(
+        self, targets: str, *, connections: Connections | None = None, resolve: Resolve = resolve_host
+    ) -> None:
+        self._pool = Connections() if connections is None else connections
+        self._owns_pool = connections is None
+        self._replicas = Replicas(targets, self._pool, resolve=resolve)
+
     async def score(
         self, items: Sequence[tuple[Example, Trajectory]], *, config: RewardConfig
     ) -> list[Score | Exception]:
         """See `Reward.score`; more than 256 items go in several calls."""
         results: list[Score | Exception] = []
-        connection = self._connections[0]
-        stub: RewardServiceAsyncStub = connection.stub(RewardServiceStub)
         for begin in range(0, len(items), MAX_ITEMS):
+            some = items[begin : begin + MAX_ITEMS]
             request = pb.ScoreTrajectoriesRequest(
-                items=[_item(example, trajectory) for example, trajectory in items[begin : begin + MAX_ITEMS]],
-                config=config_to_proto(config),
+                items=[_item(example, trajectory) for example, trajectory in some], config=config_to_proto(config)
             )
-            answer = await connection.call(stub.ScoreTrajectories, request)
+            answer = await self._score(request, key=some[0][1].trajectory_id)
             results += [result_from_proto(result) for result in answer.results]
         return results
+
+    async def close(self) -> None:
+        await self._replicas.close()
+        if self._owns_pool:
+            await self._pool.close()
+
+    async def _score(self, request: pb.ScoreTrajectoriesRequest, *, key: str) -> pb.ScoreTrajectoriesResponse:
+        async def ask(connection: Connection, timeout_s: float) -> pb.ScoreTrajectoriesResponse:
+            stub: RewardServiceAsyncStub = connection.stub(RewardServiceStub)
+            return await connection.call(stub.ScoreTrajectories, request, timeout_s=timeout_s)
+
+        return await self._replicas.call(key, ask, timeout_s=self._pool.config.quick_timeout_s)
 
 
 def _item(example: Example, trajectory: Trajectory) -> pb.ScoreItem:

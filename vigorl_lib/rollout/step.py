@@ -12,13 +12,14 @@ and what was understood of it, the turn, is in the model frame.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import random
+from collections.abc import Callable
 from dataclasses import replace
+from types import TracebackType
 
 from vigorl_lib.domain.example import Example
 from vigorl_lib.domain.geometry import Frame, FrameMap, Point
-from vigorl_lib.domain.grammar import FORCED_ANSWER_PREFIX, MODES, map_points
+from vigorl_lib.domain.grammar import FORCED_ANSWER_PREFIX, MODES, ContinueStyle, map_points, numbered_thoughts
 from vigorl_lib.domain.image import Image
 from vigorl_lib.domain.seeds import derive_seed
 from vigorl_lib.domain.trajectory import (
@@ -32,9 +33,15 @@ from vigorl_lib.domain.trajectory import (
 )
 from vigorl_lib.environment.base import Environment, Outcome
 from vigorl_lib.errors import ConfigError, VigorlError
-from vigorl_lib.policy.base import Completion, FinishReason, Generation, Policy, PolicyInfo
+from vigorl_lib.policy.base import Completion, FinishReason, Policy, PolicyInfo
 from vigorl_lib.prompts import Prompt, load_prompt
-from vigorl_lib.rollout.task import TaskConfig
+from vigorl_lib.rollout.given import play
+from vigorl_lib.rollout.task import FewShotExample, TaskConfig
+
+LoadImage = Callable[[str], Image]
+"""The image of a digest, with its bytes."""
+
+MIN_STEPS_LINE = "\n- Take at least {steps} steps before the answer."
 
 MODEL_DECIMALS = 3
 """A coordinate of the model frame is written to the thousandth of a pixel."""
@@ -50,20 +57,30 @@ class StepError(VigorlError):
         self.stop = stop
 
 
-@asynccontextmanager
-async def _boundary(stop: StopReason) -> AsyncIterator[None]:
-    """Attribute a typed failure to the boundary that it crossed."""
-    try:
-        yield
-    except VigorlError as error:
-        overflow = error.reason == "CONTEXT_OVERFLOW"
-        raise StepError(StopReason.CONTEXT_OVERFLOW if overflow else stop, error) from error
+class _Boundary:
+    """Attributes a typed failure to the boundary that it crossed. A class, since every turn crosses four of them."""
+
+    __slots__ = ("_stop",)
+
+    def __init__(self, stop: StopReason) -> None:
+        self._stop = stop
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, VigorlError):
+            overflow = error.reason == "CONTEXT_OVERFLOW"
+            raise StepError(StopReason.CONTEXT_OVERFLOW if overflow else self._stop, error) from error
 
 
 class Stepper:
     """Steps conversations of one task with one policy and one environment.
 
-    `own` marks what the policy samples as trained (RL on its own tokens).
+    `own` marks what the policy samples as trained (RL on its own tokens). `load_image` finds the images of few-shot
+    examples. Raises ConfigError (MODE_UNKNOWN, MODE_NOT_TRAINABLE, FEW_SHOT_UNSUPPORTED, PROMPT_UNKNOWN).
     """
 
     def __init__(
@@ -74,11 +91,26 @@ class Stepper:
         *,
         own: bool = False,
         min_policy_version: int = 0,
+        load_image: LoadImage | None = None,
     ) -> None:
         if task.mode not in MODES:
             raise ConfigError(
                 f"task.mode: expected one of {', '.join(MODES)}, found {task.mode!r}", reason="MODE_UNKNOWN"
             )
+        self._numbered = MODES[task.mode].continue_style is ContinueStyle.NUMBERED
+        if own and self._numbered:
+            raise ConfigError(
+                f"task.mode {task.mode} asks for each turn under another prompt, so its turns are no tokens of one "
+                "conversation to train on; take thought_steps",
+                reason="MODE_NOT_TRAINABLE",
+            )
+        if task.few_shot and load_image is None:
+            raise ConfigError(
+                "task.few_shot: this command has no storage to read its images from; leave it out",
+                reason="FEW_SHOT_UNSUPPORTED",
+            )
+        self._load_image = load_image
+        self._shots: tuple[Message, ...] | None = None
         self.policy = policy
         self.environment = environment
         self.task = task
@@ -107,14 +139,15 @@ class Stepper:
 
     async def start(self, example: Example, seed_path: tuple[int | str, ...]) -> Prefix:
         """Open an episode on an example's first image. Raises StepError."""
-        async with _boundary(StopReason.POLICY_ERROR):
+        with _Boundary(StopReason.POLICY_ERROR):
             info = await self.info()
-        async with _boundary(StopReason.ENVIRONMENT_ERROR):
+        with _Boundary(StopReason.ENVIRONMENT_ERROR):
             episode = await self.environment.start(
                 example.images[0], mode=self.task.mode, config=self.task.zoom, resize=info.resize
             )
         messages = (
-            Message(Role.SYSTEM, (self.prompt.text,)),
+            Message(Role.SYSTEM, (self.prompt.text + self._min_steps(seed_path),)),
+            *await self._few_shot(info),
             Message(Role.USER, (*example.images, f"\n{example.question}")),
         )
         return Prefix(None, (Segment(Origin.PROMPT, messages),), None, episode.state, seed_path)
@@ -128,12 +161,13 @@ class Stepper:
         if prefix.stop is not None:
             raise ValueError(f"a finished prefix ({prefix.stop}) has no successors")
         forced = self._forced(prefix, last)
-        prompt = (*prefix.segments, *forced)
-        async with _boundary(StopReason.POLICY_ERROR):
+        segments = prefix.segments
+        prompt = (*(self._numbered_question(prefix) if self._numbered else segments), *forced)
+        with _Boundary(StopReason.POLICY_ERROR):
             await self.info()
-        used = _tokens_after_prompt(prompt) + sum(map(self._reserve, prompt))
+        used = self._used(segments) + _tokens_after_prompt(forced)
         seeds = [derive_seed(*prefix.seed_path, index) for index in range(n)]
-        async with _boundary(StopReason.POLICY_ERROR):
+        with _Boundary(StopReason.POLICY_ERROR):
             generation = await self.policy.generate(
                 prompt,
                 seeds=seeds,
@@ -141,17 +175,62 @@ class Stepper:
                 min_policy_version=self.min_policy_version,
                 request_id="/".join(map(str, prefix.seed_path)),
             )
-        parent = _rendered(prefix, generation)
+        parent = prefix
+        if not self._numbered:
+            segments = generation.prompt[: len(segments)]
+            parent = replace(prefix, new_segments=segments[len(segments) - len(prefix.new_segments) :])
         forced = generation.prompt[len(generation.prompt) - len(forced) :] if forced else ()
-        used = _tokens_after_prompt(generation.prompt)
-        return list(
-            await asyncio.gather(
-                *(
-                    self._successor(parent, forced, used, index, completion)
-                    for index, completion in enumerate(generation.completions)
-                )
-            )
+        used = self._used(segments) + _tokens_after_prompt(forced)
+        successors = [
+            self._successor(parent, forced, used, index, completion)
+            for index, completion in enumerate(generation.completions)
+        ]
+        # A task of its own for the one successor of a rollout's turn would be a tenth of what the turn costs.
+        return [await successors[0]] if len(successors) == 1 else list(await asyncio.gather(*successors))
+
+    def _min_steps(self, seed_path: tuple[int | str, ...]) -> str:
+        """A further line of the system prompt, its number drawn from the question's own stream."""
+        if not self.task.min_steps_to:
+            return ""
+        draw = random.Random(derive_seed(*seed_path, "min_steps"))
+        return MIN_STEPS_LINE.format(steps=draw.randint(self.task.min_steps_from, self.task.min_steps_to))
+
+    async def _few_shot(self, info: PolicyInfo) -> tuple[Message, ...]:
+        """The conversations shown before the question, played once."""
+        if self._shots is None:
+            with _Boundary(StopReason.ENVIRONMENT_ERROR):
+                shown = [await self._play(shot, info) for shot in self.task.few_shot]
+            self._shots = tuple(message for messages in shown for message in messages)
+        return self._shots
+
+    async def _play(self, shot: FewShotExample, info: PolicyInfo) -> list[Message]:
+        assert self._load_image is not None
+        image = await asyncio.to_thread(self._load_image, shot.image)
+        frames = FrameMap(image.size, info.resize.model_size(image.size))
+        texts = [to_model_frame(text, self.point_frame, frames) for text in shot.replies]
+        outcomes = await play(
+            self.environment, image, texts, mode=self.task.mode, config=self.task.zoom, resize=info.resize
         )
+        messages = [Message(Role.USER, (image, f"\n{shot.question}"))]
+        for reply, outcome in zip(shot.replies, outcomes, strict=True):
+            messages.append(Message(Role.ASSISTANT, (reply,)))
+            if outcome.observation is not None:
+                messages.append(outcome.observation)
+        return messages
+
+    def _numbered_question(self, prefix: Prefix) -> tuple[Segment, ...]:
+        """The question with all earlier thoughts behind it."""
+        (opening,) = prefix.path()[0].new_segments
+        *before, question = opening.messages
+        thoughts = [record.turn.thought for record in prefix.turns if record.invalid is None]
+        asked = Message(Role.USER, (*question.parts, numbered_thoughts(thoughts)))
+        return (Segment(Origin.PROMPT, (*before, asked)),)
+
+    def _used(self, segments: tuple[Segment, ...]) -> int:
+        """Tokens after the prompt, with a reserve for observations that no policy has rendered yet."""
+        if self._numbered:
+            return sum(len(segment.token_ids or ()) for segment in segments if segment.origin is Origin.POLICY)
+        return _tokens_after_prompt(segments) + sum(map(self._reserve, segments))
 
     def _forced(self, prefix: Prefix, last: bool) -> tuple[Segment, ...]:
         """The prefilled answer tag, on the last permitted turn of a task that forces it."""
@@ -200,10 +279,10 @@ class Stepper:
         info = await self.info()
         spoken = self.point_frame
         if spoken is Frame.MODEL:
-            async with _boundary(StopReason.ENVIRONMENT_ERROR):
+            with _Boundary(StopReason.ENVIRONMENT_ERROR):
                 return await self.environment.step(parent.state, text, image)
         frames = FrameMap(image.size, info.resize.model_size(image.size))
-        async with _boundary(StopReason.ENVIRONMENT_ERROR):
+        with _Boundary(StopReason.ENVIRONMENT_ERROR):
             outcome = await self.environment.step(parent.state, to_model_frame(text, spoken, frames), image)
         if outcome.observation is None:
             return outcome
@@ -254,14 +333,9 @@ def from_model_frame(text: str, frame: Frame, frames: FrameMap) -> str:
 
 def first_image(prefix: Prefix) -> Image:
     """The image that the question is about."""
-    return next(image for segment in prefix.path()[0].new_segments for image in segment.images)
-
-
-def _rendered(prefix: Prefix, generation: Generation) -> Prefix:
-    """The prefix with its own segments as the policy rendered them; its ancestors were rendered before."""
-    before = len(prefix.segments) - len(prefix.new_segments)
-    own = generation.prompt[before : before + len(prefix.new_segments)]
-    return replace(prefix, new_segments=own)
+    # Few-shot examples stand before the question.
+    opening = prefix.path()[0].new_segments[0]
+    return next(image for message in reversed(opening.messages) for image in message.images)
 
 
 def _tokens_after_prompt(segments: tuple[Segment, ...]) -> int:

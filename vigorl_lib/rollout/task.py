@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vigorl_lib.config import Section
 from vigorl_lib.domain.geometry import Frame
 from vigorl_lib.environment.config import ZoomConfig
 from vigorl_lib.policy.base import PolicyInfo, Sampling
+
+
+class FewShotExample(Section):
+    """A conversation that is shown before the question; the environment answers its turns as it would in earnest."""
+
+    image: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 of an image in the run's storage."""
+    question: str = Field(min_length=1)
+    replies: tuple[str, ...] = Field(min_length=1)
+    """What the policy would say, turn by turn, with points in the frame that the prompt asks for."""
 
 
 class TaskConfig(Section):
@@ -18,7 +28,7 @@ class TaskConfig(Section):
     family: str = "visual_search"
     """Folder of the prompt files."""
     mode: str = "multi_turn"
-    """A mode of the grammar: single_turn, multi_turn or thought_steps."""
+    """A mode of the grammar: single_turn, multi_turn, thought_steps or classic (as the reference searches)."""
     prompt: str = ""
     """Prompt file in the family's folder, without ending; empty takes the mode's name."""
     point_frame: Literal["policy", "model", "normalized"] = "model"
@@ -35,7 +45,18 @@ class TaskConfig(Section):
     """Reserved per observation besides its image tokens, before a zoom is granted."""
     force_answer: bool = False
     """Prefill the answer tag on the last permitted turn."""
+    min_steps_from: int = Field(default=0, ge=0)
+    """The system prompt asks for at least so many steps, a number drawn per question from this one to `min_steps_to`;
+    0 asks for none (reference: 3 to 7)."""
+    min_steps_to: int = Field(default=0, ge=0)
+    few_shot: tuple[FewShotExample, ...] = ()
     zoom: ZoomConfig = ZoomConfig()
+
+    @model_validator(mode="after")
+    def _check_min_steps(self) -> TaskConfig:
+        if self.min_steps_from > self.min_steps_to:
+            raise ValueError(f"min_steps_to: expected at least min_steps_from ({self.min_steps_from})")
+        return self
 
     @property
     def prompt_name(self) -> str:

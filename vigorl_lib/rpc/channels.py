@@ -19,7 +19,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
 from vigorl_lib.errors import VigorlError
-from vigorl_lib.rpc.config import MAX_MESSAGE_BYTES, ClientConfig, bearer_token, read_pem
+from vigorl_lib.rpc.config import MAX_MESSAGE_BYTES, ClientConfig, bearer_token, read_pem, read_token
 from vigorl_lib.rpc.context import budget_s, request_id
 from vigorl_lib.rpc.errors import DETAILS_KEY, from_call
 from vigorl_lib.rpc.images import SentImages
@@ -73,8 +73,9 @@ class Connection:
             *_OPTIONS,
             ("grpc.service_config", json.dumps(_RETRYING if retries else _ROUND_ROBIN)),
         ]
-        if authority:
-            self._options.append(("grpc.ssl_target_name_override", authority))
+        if name := self.config.authority or authority:
+            option = "grpc.ssl_target_name_override" if self.config.speaks_tls else "grpc.default_authority"
+            self._options.append((option, name))
         self._authorization = [("authorization", f"Bearer {token}")] if token else []
         self._channel: grpc.aio.Channel | None = None
         self._stubs: dict[Callable[[grpc.aio.Channel], Any], Any] = {}
@@ -144,11 +145,11 @@ class Connection:
 
     def _credentials(self) -> grpc.ChannelCredentials | None:
         config = self.config
-        if config.tls_ca is None:
+        if not config.speaks_tls:
             return None
         key = read_pem(config.tls_key) if config.tls_key else None
         chain = read_pem(config.tls_certificate) if config.tls_certificate else None
-        return grpc.ssl_channel_credentials(read_pem(config.tls_ca), key, chain)
+        return grpc.ssl_channel_credentials(read_pem(config.tls_ca) if config.tls_ca else None, key, chain)
 
 
 def retry_after_s(error: VigorlError) -> float | None:
@@ -168,9 +169,14 @@ class Connections:
     """The connections of one process, by target."""
 
     def __init__(self, config: ClientConfig | None = None, *, token: str | None = None) -> None:
-        """`token` is the process's own (`bearer_token`) unless given."""
+        """`token` is that of the settings' file, or the process's own (`bearer_token`), unless given.
+
+        Raises ConfigError (TOKEN_FILE_UNREADABLE).
+        """
         self.config = config or ClientConfig()
-        self._token = bearer_token() if token is None else token
+        if token is None:
+            token = read_token(self.config.token_file) if self.config.token_file else bearer_token()
+        self._token = token
         self._connections: dict[str, Connection] = {}
 
     def to(self, target: str) -> Connection:

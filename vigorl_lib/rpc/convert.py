@@ -292,6 +292,8 @@ def example_to_proto(example: Example, image: ImageToProto) -> example_pb2.Examp
             box=None if truth.box is None else box_to_proto(truth.box),
             evidence=[box_to_proto(box) for box in truth.evidence],
             distractors=[box_to_proto(box) for box in truth.distractors],
+            region=[point_to_proto(corner) for corner in truth.region],
+            accepted=truth.accepted,
         ),
         task=example.task,
         tags=example.tags,
@@ -306,6 +308,8 @@ def example_from_proto(proto: example_pb2.Example, image: ImageFromProto) -> Exa
         box=box_from_proto(proto.truth.box) if proto.truth.HasField("box") else None,
         evidence=tuple(box_from_proto(box) for box in proto.truth.evidence),
         distractors=tuple(box_from_proto(box) for box in proto.truth.distractors),
+        region=tuple(point_from_proto(corner) for corner in proto.truth.region),
+        accepted=tuple(proto.truth.accepted),
     )
     images = tuple(image(one) for one in proto.images)
     return Example(proto.example_id, proto.question, images, truth, proto.task, dict(proto.tags))

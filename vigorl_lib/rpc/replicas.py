@@ -38,7 +38,7 @@ BACKOFF_FACTOR = 2.5
 
 _DNS = "dns:///"
 _TOO_OLD = "POLICY_TOO_OLD"
-_FULL = frozenset({"OVERLOADED", "ADMISSION_LIMIT"})
+_FULL = frozenset({"OVERLOADED", "ADMISSION_LIMIT", "PREEMPTED"})
 _LOST = "ENGINE_FAILED"
 """Two engines that break under one request are enough: it may be what breaks them."""
 # CANCELLED is what a server says that ends a call with its drain; our own cancellations are no VigorlError.

@@ -144,6 +144,9 @@ class GrpoConfig(Section):
     """Weight of the k3 estimate of the divergence from the reference; 0 leaves out the reference altogether."""
     engine: EngineConfig = EngineConfig(learning_rate=1e-6, freeze=("visual",))
     checkpoint: CheckpointConfig = CheckpointConfig(every=25)
+    weight_transfer: Literal["none", "nccl", "gloo"] = "none"
+    """Send new weights straight to the policy's replicas, which are set to the same (`vllm.weight_transfer`), before
+    they are published: `nccl` between GPUs, `gloo` between processors."""
     wait_timeout_s: float = Field(default=3600.0, gt=0.0)
     """How long the learner waits for the groups of a step, and the producer for a version, before it gives up."""
     log_every: int = Field(default=1, ge=1)

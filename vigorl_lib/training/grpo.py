@@ -27,6 +27,7 @@ from vigorl_lib.training.learner import Learner, resolve_uri
 from vigorl_lib.training.loop import OnStep, run_stage
 from vigorl_lib.training.losses import ClipRange, group_advantages, importance_weights, kl_k3, policy_loss
 from vigorl_lib.training.order import padding_share
+from vigorl_lib.training.transfer import WeightSender, hurry_weights
 from vigorl_lib.training.weights import publish_weights
 
 POLL_S = 0.02
@@ -34,11 +35,18 @@ MAX_POLL_S = 1.0
 
 
 def train_grpo(
-    config: GrpoConfig, *, temperature: float, storage: Storage, run_id: str, on_step: OnStep | None = None
+    config: GrpoConfig,
+    *,
+    temperature: float,
+    storage: Storage,
+    run_id: str,
+    sender: WeightSender | None = None,
+    on_step: OnStep | None = None,
 ) -> str:
     """Train on the groups that a producer commits to the same run; returns the URI of the final model.
 
-    `temperature` is the one that was sampled with. Raises ConfigError, PolicyError, StorageError
+    `temperature` is the one that was sampled with; `sender` brings new weights to the replicas before storage does.
+    Raises ConfigError, PolicyError, StorageError
     (GROUPS_TIMEOUT when no producer delivers).
     """
     layout = RunLayout(storage, run_id)
@@ -49,12 +57,20 @@ def train_grpo(
     if temperature <= 0.0:
         raise ConfigError("task.temperature: GRPO needs rollouts that differ, found 0", reason="TEMPERATURE_INVALID")
     with distributed(config.engine.threads) as device:
-        return _Grpo(config, temperature, layout, device).run(on_step)
+        return _Grpo(config, temperature, layout, device, sender).run(on_step)
 
 
 class _Grpo:
-    def __init__(self, config: GrpoConfig, temperature: float, layout: RunLayout, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: GrpoConfig,
+        temperature: float,
+        layout: RunLayout,
+        device: torch.device,
+        sender: WeightSender | None,
+    ) -> None:
         self._config, self._temperature, self._layout = config, temperature, layout
+        self._sender = sender
         self._init = resolve_uri(layout.storage, config.init)
         self._clip = ClipRange(config.clip_low, config.clip_high, config.clip_dual)
         self._learner = Learner(
@@ -88,6 +104,8 @@ class _Grpo:
         times.append(time.perf_counter())
         weights = self._learner.weights()
         if self._learner.engine.rank == 0:
+            if self._sender is not None:
+                hurry_weights(self._sender, self._layout, step + 1, weights)
             publish_weights(self._layout, step + 1, weights, keep=self._config.max_policy_lag + 2)
         times.append(time.perf_counter())
         seconds = np.diff(times).tolist()

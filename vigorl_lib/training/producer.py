@@ -77,7 +77,14 @@ class Producer:
         version = max(0, step - self._config.max_policy_lag)
         await self._policy_at(version)
         begin = time.monotonic()
-        stepper = Stepper(self._wired.policy, self._wired.environment, self._task, own=True, min_policy_version=version)
+        stepper = Stepper(
+            self._wired.policy,
+            self._wired.environment,
+            self._task,
+            own=True,
+            min_policy_version=version,
+            load_image=self._images.get,
+        )
         groups = await self._groups(stepper, step, position)
         chosen = [p for p, group in sorted(groups.items()) if self._teaches(group)][: self._config.prompts]
         if all(group.failed for group in groups.values()):

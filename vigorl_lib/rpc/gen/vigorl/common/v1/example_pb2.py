@@ -26,7 +26,7 @@ from vigorl_lib.rpc.gen.vigorl.common.v1 import geometry_pb2 as vigorl_dot_commo
 from vigorl_lib.rpc.gen.vigorl.common.v1 import image_pb2 as vigorl_dot_common_dot_v1_dot_image__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1evigorl/common/v1/example.proto\x12\x10vigorl.common.v1\x1a\x1fvigorl/common/v1/geometry.proto\x1a\x1cvigorl/common/v1/image.proto\"\xd3\x01\n\x0bGroundTruth\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t\x12*\n\x04kind\x18\x02 \x01(\x0e\x32\x1c.vigorl.common.v1.AnswerKind\x12\x0f\n\x07\x63hoices\x18\x03 \x03(\t\x12\"\n\x03\x62ox\x18\x04 \x01(\x0b\x32\x15.vigorl.common.v1.Box\x12\'\n\x08\x65vidence\x18\x05 \x03(\x0b\x32\x15.vigorl.common.v1.Box\x12*\n\x0b\x64istractors\x18\x06 \x03(\x0b\x32\x15.vigorl.common.v1.Box\"\xf4\x01\n\x07\x45xample\x12\x12\n\nexample_id\x18\x01 \x01(\t\x12\x10\n\x08question\x18\x02 \x01(\t\x12\'\n\x06images\x18\x03 \x03(\x0b\x32\x17.vigorl.common.v1.Image\x12,\n\x05truth\x18\x04 \x01(\x0b\x32\x1d.vigorl.common.v1.GroundTruth\x12\x0c\n\x04task\x18\x05 \x01(\t\x12\x31\n\x04tags\x18\x06 \x03(\x0b\x32#.vigorl.common.v1.Example.TagsEntry\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\x9e\x01\n\nAnswerKind\x12\x1b\n\x17\x41NSWER_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41NSWER_KIND_STRING\x10\x01\x12\x16\n\x12\x41NSWER_KIND_CHOICE\x10\x02\x12\x15\n\x11\x41NSWER_KIND_POINT\x10\x03\x12\x16\n\x12\x41NSWER_KIND_ACTION\x10\x04\x12\x14\n\x10\x41NSWER_KIND_FREE\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1evigorl/common/v1/example.proto\x12\x10vigorl.common.v1\x1a\x1fvigorl/common/v1/geometry.proto\x1a\x1cvigorl/common/v1/image.proto\"\x8e\x02\n\x0bGroundTruth\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\t\x12*\n\x04kind\x18\x02 \x01(\x0e\x32\x1c.vigorl.common.v1.AnswerKind\x12\x0f\n\x07\x63hoices\x18\x03 \x03(\t\x12\"\n\x03\x62ox\x18\x04 \x01(\x0b\x32\x15.vigorl.common.v1.Box\x12\'\n\x08\x65vidence\x18\x05 \x03(\x0b\x32\x15.vigorl.common.v1.Box\x12*\n\x0b\x64istractors\x18\x06 \x03(\x0b\x32\x15.vigorl.common.v1.Box\x12\'\n\x06region\x18\x07 \x03(\x0b\x32\x17.vigorl.common.v1.Point\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x08 \x03(\t\"\xf4\x01\n\x07\x45xample\x12\x12\n\nexample_id\x18\x01 \x01(\t\x12\x10\n\x08question\x18\x02 \x01(\t\x12\'\n\x06images\x18\x03 \x03(\x0b\x32\x17.vigorl.common.v1.Image\x12,\n\x05truth\x18\x04 \x01(\x0b\x32\x1d.vigorl.common.v1.GroundTruth\x12\x0c\n\x04task\x18\x05 \x01(\t\x12\x31\n\x04tags\x18\x06 \x03(\x0b\x32#.vigorl.common.v1.Example.TagsEntry\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\x9e\x01\n\nAnswerKind\x12\x1b\n\x17\x41NSWER_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12\x41NSWER_KIND_STRING\x10\x01\x12\x16\n\x12\x41NSWER_KIND_CHOICE\x10\x02\x12\x15\n\x11\x41NSWER_KIND_POINT\x10\x03\x12\x16\n\x12\x41NSWER_KIND_ACTION\x10\x04\x12\x14\n\x10\x41NSWER_KIND_FREE\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,12 +35,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EXAMPLE_TAGSENTRY']._loaded_options = None
   _globals['_EXAMPLE_TAGSENTRY']._serialized_options = b'8\001'
-  _globals['_ANSWERKIND']._serialized_start=577
-  _globals['_ANSWERKIND']._serialized_end=735
+  _globals['_ANSWERKIND']._serialized_start=636
+  _globals['_ANSWERKIND']._serialized_end=794
   _globals['_GROUNDTRUTH']._serialized_start=116
-  _globals['_GROUNDTRUTH']._serialized_end=327
-  _globals['_EXAMPLE']._serialized_start=330
-  _globals['_EXAMPLE']._serialized_end=574
-  _globals['_EXAMPLE_TAGSENTRY']._serialized_start=531
-  _globals['_EXAMPLE_TAGSENTRY']._serialized_end=574
+  _globals['_GROUNDTRUTH']._serialized_end=386
+  _globals['_EXAMPLE']._serialized_start=389
+  _globals['_EXAMPLE']._serialized_end=633
+  _globals['_EXAMPLE_TAGSENTRY']._serialized_start=590
+  _globals['_EXAMPLE_TAGSENTRY']._serialized_end=633
 # @@protoc_insertion_point(module_scope)

@@ -25,20 +25,24 @@ ANSWER_KIND_ACTION: AnswerKind
 ANSWER_KIND_FREE: AnswerKind
 
 class GroundTruth(_message.Message):
-    __slots__ = ("answer", "kind", "choices", "box", "evidence", "distractors")
+    __slots__ = ("answer", "kind", "choices", "box", "evidence", "distractors", "region", "accepted")
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     CHOICES_FIELD_NUMBER: _ClassVar[int]
     BOX_FIELD_NUMBER: _ClassVar[int]
     EVIDENCE_FIELD_NUMBER: _ClassVar[int]
     DISTRACTORS_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     answer: str
     kind: AnswerKind
     choices: _containers.RepeatedScalarFieldContainer[str]
     box: _geometry_pb2.Box
     evidence: _containers.RepeatedCompositeFieldContainer[_geometry_pb2.Box]
     distractors: _containers.RepeatedCompositeFieldContainer[_geometry_pb2.Box]
-    def __init__(self, answer: _Optional[str] = ..., kind: _Optional[_Union[AnswerKind, str]] = ..., choices: _Optional[_Iterable[str]] = ..., box: _Optional[_Union[_geometry_pb2.Box, _Mapping]] = ..., evidence: _Optional[_Iterable[_Union[_geometry_pb2.Box, _Mapping]]] = ..., distractors: _Optional[_Iterable[_Union[_geometry_pb2.Box, _Mapping]]] = ...) -> None: ...
+    region: _containers.RepeatedCompositeFieldContainer[_geometry_pb2.Point]
+    accepted: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, answer: _Optional[str] = ..., kind: _Optional[_Union[AnswerKind, str]] = ..., choices: _Optional[_Iterable[str]] = ..., box: _Optional[_Union[_geometry_pb2.Box, _Mapping]] = ..., evidence: _Optional[_Iterable[_Union[_geometry_pb2.Box, _Mapping]]] = ..., distractors: _Optional[_Iterable[_Union[_geometry_pb2.Box, _Mapping]]] = ..., region: _Optional[_Iterable[_Union[_geometry_pb2.Point, _Mapping]]] = ..., accepted: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Example(_message.Message):
     __slots__ = ("example_id", "question", "images", "truth", "task", "tags")

@@ -164,14 +164,14 @@ class StreamGenerateRequest(_message.Message):
     def __init__(self, policy: _Optional[str] = ..., prompt: _Optional[_Iterable[_Union[_conversation_pb2.Segment, _Mapping]]] = ..., seed: _Optional[int] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., min_policy_version: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class StreamGenerateResponse(_message.Message):
-    __slots__ = ("start", "delta", "completion")
+    __slots__ = ("start", "delta", "end")
     START_FIELD_NUMBER: _ClassVar[int]
     DELTA_FIELD_NUMBER: _ClassVar[int]
-    COMPLETION_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
     start: StreamStart
     delta: StreamDelta
-    completion: Completion
-    def __init__(self, start: _Optional[_Union[StreamStart, _Mapping]] = ..., delta: _Optional[_Union[StreamDelta, _Mapping]] = ..., completion: _Optional[_Union[Completion, _Mapping]] = ...) -> None: ...
+    end: StreamEnd
+    def __init__(self, start: _Optional[_Union[StreamStart, _Mapping]] = ..., delta: _Optional[_Union[StreamDelta, _Mapping]] = ..., end: _Optional[_Union[StreamEnd, _Mapping]] = ...) -> None: ...
 
 class StreamStart(_message.Message):
     __slots__ = ("rendered", "policy")
@@ -190,6 +190,18 @@ class StreamDelta(_message.Message):
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     logprobs: _containers.RepeatedScalarFieldContainer[float]
     def __init__(self, text: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class StreamEnd(_message.Message):
+    __slots__ = ("completion", "cached_tokens", "queue_duration", "engine_duration")
+    COMPLETION_FIELD_NUMBER: _ClassVar[int]
+    CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_DURATION_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_DURATION_FIELD_NUMBER: _ClassVar[int]
+    completion: Completion
+    cached_tokens: int
+    queue_duration: _duration_pb2.Duration
+    engine_duration: _duration_pb2.Duration
+    def __init__(self, completion: _Optional[_Union[Completion, _Mapping]] = ..., cached_tokens: _Optional[int] = ..., queue_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., engine_duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
     __slots__ = ("policy", "segments", "min_policy_version", "request_id")
@@ -232,16 +244,44 @@ class GetPolicyResponse(_message.Message):
     def __init__(self, policy: _Optional[_Union[Policy, _Mapping]] = ...) -> None: ...
 
 class UpdateWeightsRequest(_message.Message):
-    __slots__ = ("policy", "version", "uri", "run_id")
+    __slots__ = ("policy", "version", "uri", "transfer", "run_id")
     POLICY_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     URI_FIELD_NUMBER: _ClassVar[int]
+    TRANSFER_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     policy: str
     version: int
     uri: str
+    transfer: WeightTransfer
     run_id: str
-    def __init__(self, policy: _Optional[str] = ..., version: _Optional[int] = ..., uri: _Optional[str] = ..., run_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, policy: _Optional[str] = ..., version: _Optional[int] = ..., uri: _Optional[str] = ..., transfer: _Optional[_Union[WeightTransfer, _Mapping]] = ..., run_id: _Optional[str] = ...) -> None: ...
+
+class WeightTransfer(_message.Message):
+    __slots__ = ("backend", "address", "port", "tensors", "timeout", "nccl_unique_id")
+    BACKEND_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    NCCL_UNIQUE_ID_FIELD_NUMBER: _ClassVar[int]
+    backend: str
+    address: str
+    port: int
+    tensors: _containers.RepeatedCompositeFieldContainer[TensorSpec]
+    timeout: _duration_pb2.Duration
+    nccl_unique_id: bytes
+    def __init__(self, backend: _Optional[str] = ..., address: _Optional[str] = ..., port: _Optional[int] = ..., tensors: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., nccl_unique_id: _Optional[bytes] = ...) -> None: ...
+
+class TensorSpec(_message.Message):
+    __slots__ = ("name", "dtype", "shape")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    dtype: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class UpdateWeightsResponse(_message.Message):
     __slots__ = ("policy",)

@@ -267,7 +267,7 @@ class PolicyAdminServiceServicer:
     """
 
     def UpdateWeights(self, request, context):
-        """Loads a version of the weights from storage, or keeps what is loaded and fails.
+        """Loads a version of the weights from storage, or takes it from the learner, or keeps what is loaded and fails.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -121,7 +121,7 @@ class PolicyAdminServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PolicyAdminServiceAsyncStub: ...
     UpdateWeights: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.UpdateWeightsRequest, _policy_service_pb2.UpdateWeightsResponse]
-    """Loads a version of the weights from storage, or keeps what is loaded and fails."""
+    """Loads a version of the weights from storage, or takes it from the learner, or keeps what is loaded and fails."""
 
 @_typing.type_check_only
 class PolicyAdminServiceAsyncStub(PolicyAdminServiceStub):
@@ -131,7 +131,7 @@ class PolicyAdminServiceAsyncStub(PolicyAdminServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     UpdateWeights: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.UpdateWeightsRequest, _policy_service_pb2.UpdateWeightsResponse]  # type: ignore[assignment]
-    """Loads a version of the weights from storage, or keeps what is loaded and fails."""
+    """Loads a version of the weights from storage, or takes it from the learner, or keeps what is loaded and fails."""
 
 class PolicyAdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """Changes what a policy is. Served on a listener of its own, so that a network policy can keep those who ask
@@ -144,6 +144,6 @@ class PolicyAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _policy_service_pb2.UpdateWeightsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_policy_service_pb2.UpdateWeightsResponse, _abc.Awaitable[_policy_service_pb2.UpdateWeightsResponse]]:
-        """Loads a version of the weights from storage, or keeps what is loaded and fails."""
+        """Loads a version of the weights from storage, or takes it from the learner, or keeps what is loaded and fails."""
 
 def add_PolicyAdminServiceServicer_to_server(servicer: PolicyAdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

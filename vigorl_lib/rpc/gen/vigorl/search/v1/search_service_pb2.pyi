@@ -8,6 +8,7 @@ from vigorl_lib.rpc.gen.vigorl.common.v1 import turn_pb2 as _turn_pb2
 from vigorl_lib.rpc.gen.vigorl.reward.v1 import reward_service_pb2 as _reward_service_pb2
 from vigorl_lib.rpc.gen.vigorl.search.v1 import task_pb2 as _task_pb2
 from vigorl_lib.rpc.gen.vigorl.search.v1 import tree_pb2 as _tree_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Mapping as _Mapping
@@ -96,17 +97,39 @@ class SearchDatasetRequest(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., dataset: _Optional[str] = ..., split: _Optional[str] = ..., shard_index: _Optional[int] = ..., shard_count: _Optional[int] = ..., policy: _Optional[str] = ..., task: _Optional[_Union[_task_pb2.TaskSettings, _Mapping]] = ..., reward: _Optional[_Union[_reward_service_pb2.RewardConfig, _Mapping]] = ..., search: _Optional[_Union[_task_pb2.SearchSettings, _Mapping]] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class SearchDatasetResponse(_message.Message):
-    __slots__ = ("done", "total", "failed", "solved", "resumed", "elapsed")
+    __slots__ = ("done", "total", "failed", "solved", "resumed", "elapsed", "failures", "broken_rollouts", "trees_per_second", "eta")
+    class FailuresEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class BrokenRolloutsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     DONE_FIELD_NUMBER: _ClassVar[int]
     TOTAL_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
     SOLVED_FIELD_NUMBER: _ClassVar[int]
     RESUMED_FIELD_NUMBER: _ClassVar[int]
     ELAPSED_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    BROKEN_ROLLOUTS_FIELD_NUMBER: _ClassVar[int]
+    TREES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    ETA_FIELD_NUMBER: _ClassVar[int]
     done: int
     total: int
     failed: int
     solved: int
     resumed: int
     elapsed: _duration_pb2.Duration
-    def __init__(self, done: _Optional[int] = ..., total: _Optional[int] = ..., failed: _Optional[int] = ..., solved: _Optional[int] = ..., resumed: _Optional[int] = ..., elapsed: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    failures: _containers.ScalarMap[str, int]
+    broken_rollouts: _containers.ScalarMap[str, int]
+    trees_per_second: float
+    eta: _duration_pb2.Duration
+    def __init__(self, done: _Optional[int] = ..., total: _Optional[int] = ..., failed: _Optional[int] = ..., solved: _Optional[int] = ..., resumed: _Optional[int] = ..., elapsed: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., failures: _Optional[_Mapping[str, int]] = ..., broken_rollouts: _Optional[_Mapping[str, int]] = ..., trees_per_second: _Optional[float] = ..., eta: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...

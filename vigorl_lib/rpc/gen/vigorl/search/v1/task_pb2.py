@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from vigorl_lib.rpc.gen.vigorl.environment.v1 import zoom_pb2 as vigorl_dot_environment_dot_v1_dot_zoom__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bvigorl/search/v1/task.proto\x12\x10vigorl.search.v1\x1a vigorl/environment/v1/zoom.proto\"\x99\x02\n\x0cTaskSettings\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x0c\n\x04mode\x18\x02 \x01(\t\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\x13\n\x0btemperature\x18\x04 \x01(\x01\x12\r\n\x05top_p\x18\x05 \x01(\x01\x12\r\n\x05top_k\x18\x06 \x01(\r\x12\x17\n\x0fmax_turn_tokens\x18\x07 \x01(\r\x12\x12\n\nmax_tokens\x18\x08 \x01(\r\x12\x1f\n\x17observation_text_tokens\x18\t \x01(\r\x12\x14\n\x0c\x66orce_answer\x18\n \x01(\x08\x12/\n\x04zoom\x18\x0b \x01(\x0b\x32!.vigorl.environment.v1.ZoomConfig\x12\x13\n\x0bpoint_frame\x18\x0c \x01(\t\"\xeb\x01\n\x0eSearchSettings\x12\x13\n\x0bsimulations\x18\x01 \x01(\r\x12\x10\n\x08\x63hildren\x18\x02 \x01(\r\x12\x1a\n\x12rollouts_per_child\x18\x03 \x01(\r\x12\r\n\x05\x63_ucb\x18\x04 \x01(\x01\x12\x11\n\tmax_depth\x18\x05 \x01(\r\x12\x19\n\x11rollout_max_steps\x18\x06 \x01(\r\x12\x17\n\x0f\x64\x65\x64up_radius_px\x18\x07 \x01(\x01\x12\x18\n\x10stop_when_solved\x18\x08 \x01(\x08\x12\x17\n\x0ftrees_in_flight\x18\t \x01(\r\x12\r\n\x05limit\x18\n \x01(\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bvigorl/search/v1/task.proto\x12\x10vigorl.search.v1\x1a vigorl/environment/v1/zoom.proto\"\xfb\x02\n\x0cTaskSettings\x12\x0e\n\x06\x66\x61mily\x18\x01 \x01(\t\x12\x0c\n\x04mode\x18\x02 \x01(\t\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\x13\n\x0btemperature\x18\x04 \x01(\x01\x12\r\n\x05top_p\x18\x05 \x01(\x01\x12\r\n\x05top_k\x18\x06 \x01(\r\x12\x17\n\x0fmax_turn_tokens\x18\x07 \x01(\r\x12\x12\n\nmax_tokens\x18\x08 \x01(\r\x12\x1f\n\x17observation_text_tokens\x18\t \x01(\r\x12\x14\n\x0c\x66orce_answer\x18\n \x01(\x08\x12/\n\x04zoom\x18\x0b \x01(\x0b\x32!.vigorl.environment.v1.ZoomConfig\x12\x13\n\x0bpoint_frame\x18\x0c \x01(\t\x12\x16\n\x0emin_steps_from\x18\r \x01(\r\x12\x14\n\x0cmin_steps_to\x18\x0e \x01(\r\x12\x32\n\x08\x66\x65w_shot\x18\x0f \x03(\x0b\x32 .vigorl.search.v1.FewShotExample\"B\n\x0e\x46\x65wShotExample\x12\r\n\x05image\x18\x01 \x01(\t\x12\x10\n\x08question\x18\x02 \x01(\t\x12\x0f\n\x07replies\x18\x03 \x03(\t\"\x92\x03\n\x0eSearchSettings\x12\x13\n\x0bsimulations\x18\x01 \x01(\r\x12\x10\n\x08\x63hildren\x18\x02 \x01(\r\x12\x1a\n\x12rollouts_per_child\x18\x03 \x01(\r\x12\x13\n\x0b\x65xploration\x18\x04 \x01(\x01\x12\x11\n\tmax_depth\x18\x05 \x01(\r\x12\x19\n\x11rollout_max_steps\x18\x06 \x01(\r\x12\x17\n\x0f\x64\x65\x64up_radius_px\x18\x07 \x01(\x01\x12\x18\n\x10stop_when_solved\x18\x08 \x01(\x08\x12\x17\n\x0ftrees_in_flight\x18\t \x01(\r\x12\r\n\x05limit\x18\n \x01(\r\x12\x0c\n\x04kind\x18\x0b \x01(\t\x12\x11\n\tselection\x18\x0c \x01(\t\x12\x17\n\x0fmax_tree_tokens\x18\r \x01(\r\x12\x16\n\x0emin_path_turns\x18\x0e \x01(\r\x12\x1a\n\x12stop_when_hopeless\x18\x0f \x01(\r\x12\x12\n\ndeadline_s\x18\x10 \x01(\x01\x12\x1d\n\x15simulations_in_flight\x18\x11 \x01(\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,7 +33,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vigorl.search.v1.task_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TASKSETTINGS']._serialized_start=84
-  _globals['_TASKSETTINGS']._serialized_end=365
-  _globals['_SEARCHSETTINGS']._serialized_start=368
-  _globals['_SEARCHSETTINGS']._serialized_end=603
+  _globals['_TASKSETTINGS']._serialized_end=463
+  _globals['_FEWSHOTEXAMPLE']._serialized_start=465
+  _globals['_FEWSHOTEXAMPLE']._serialized_end=531
+  _globals['_SEARCHSETTINGS']._serialized_start=534
+  _globals['_SEARCHSETTINGS']._serialized_end=936
 # @@protoc_insertion_point(module_scope)

@@ -50,7 +50,7 @@ class TreeRollout(_message.Message):
     def __init__(self, node: _Optional[int] = ..., trajectory: _Optional[_Union[_trajectory_pb2.Trajectory, _Mapping]] = ..., value: _Optional[float] = ...) -> None: ...
 
 class SearchTree(_message.Message):
-    __slots__ = ("tree_id", "example_id", "policy", "nodes", "rollouts", "simulations", "end_reason", "error")
+    __slots__ = ("tree_id", "example_id", "policy", "nodes", "rollouts", "simulations", "end_reason", "error", "turns", "tokens")
     TREE_ID_FIELD_NUMBER: _ClassVar[int]
     EXAMPLE_ID_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
@@ -59,6 +59,8 @@ class SearchTree(_message.Message):
     SIMULATIONS_FIELD_NUMBER: _ClassVar[int]
     END_REASON_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    TURNS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
     tree_id: str
     example_id: str
     policy: str
@@ -67,4 +69,6 @@ class SearchTree(_message.Message):
     simulations: int
     end_reason: str
     error: str
-    def __init__(self, tree_id: _Optional[str] = ..., example_id: _Optional[str] = ..., policy: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[TreeNode, _Mapping]]] = ..., rollouts: _Optional[_Iterable[_Union[TreeRollout, _Mapping]]] = ..., simulations: _Optional[int] = ..., end_reason: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...
+    turns: int
+    tokens: int
+    def __init__(self, tree_id: _Optional[str] = ..., example_id: _Optional[str] = ..., policy: _Optional[str] = ..., nodes: _Optional[_Iterable[_Union[TreeNode, _Mapping]]] = ..., rollouts: _Optional[_Iterable[_Union[TreeRollout, _Mapping]]] = ..., simulations: _Optional[int] = ..., end_reason: _Optional[str] = ..., error: _Optional[str] = ..., turns: _Optional[int] = ..., tokens: _Optional[int] = ...) -> None: ...
