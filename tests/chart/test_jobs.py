@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.chart.render import CHART, RELEASE, Manifest, of_kind, render
+from tests.chart.render import CHART, RELEASE, Manifest, helm, of_kind, render
 from tests.chart.test_manifests import EXTERNAL_SECRETS
 from vigorl_lib.jobs.spec import JOBS
 
@@ -122,3 +122,19 @@ def test_an_example_names_secrets_and_services_as_the_chart_does(path: Path) -> 
         assert host in services
     for secret, key in re.findall(r"secretKeyRef:\s+name: (\S+)\s+key: (\S+)", text):
         assert key in EXTERNAL_SECRETS[secret]
+
+
+@pytest.mark.parametrize(
+    "release", ["vigorl", "lab", "a-very-long-release-name-of-some-team", "team-with-vigorl-in-the-name-of-it"]
+)
+def test_a_job_finds_the_services_of_a_release_by_the_names_that_the_chart_gives(release: str) -> None:
+    from tests.jobs.test_manifests import services_of
+
+    result = helm("template", release, str(CHART), "-f", str(CHART / "ci" / "cpu-values.yaml"))
+    assert result.returncode == 0, result.stderr
+    documents = tuple(document for document in yaml.safe_load_all(result.stdout) if document)
+    named = set()
+    for kind in ("grpo", "search", "evaluate"):
+        named |= set(re.findall(r"dns:///([^.]+)\.", str(services_of(kind, release=release))))
+    assert len(named) >= 5
+    assert named <= of_kind(documents, "Service").keys()

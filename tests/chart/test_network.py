@@ -35,7 +35,10 @@ def allowed(
     """Whether pods with these labels, both of this namespace, may exchange packets on a TCP port."""
     side = {"ingress": "from", "egress": "to"}[direction]
     return any(
-        any(entry["port"] == port and entry["protocol"] == "TCP" for entry in rule["ports"])
+        any(
+            entry["port"] == port and entry["protocol"] == "TCP"
+            for entry in rule.get("ports", [{"port": port, "protocol": "TCP"}])
+        )
         and any(
             "podSelector" in peer and "namespaceSelector" not in peer and matches(peer["podSelector"], other)
             for peer in rule.get(side, [])
@@ -144,3 +147,13 @@ def test_clients_of_ones_own_may_call_but_not_give_weights() -> None:
 
 def test_no_policies_where_they_are_switched_off() -> None:
     assert not policies(render("cpu", "--set=networkPolicy.enabled=false"))
+
+
+def test_a_policy_that_takes_weights_from_a_learner_and_the_learner_meet_on_any_port() -> None:
+    switch = "--set=policies.student.config.policy.vllm.weight_transfer=nccl"
+    for flags, meet in (((), False), ((switch,), True)):
+        manifests = render("gpu-single", *flags)
+        own = labels_of(manifests, "policy-student")
+        for direction in ("ingress", "egress"):
+            assert allowed(manifests, direction, own, TRAINER, 41234) is meet
+            assert not allowed(manifests, direction, own, labels_of(manifests, "search"), 41234)

@@ -25,6 +25,7 @@ TRAINING: tuple[Kind, ...] = ("sft", "grpo")
 COLLECTIVES = ("NCCL_", "TORCH_NCCL_", "GLOO_", "UCX_")
 """How the names of variables begin that a job may set."""
 
+CHART_NAME_LENGTH = 30
 CHART = "vigorl"
 """Name of the chart, which is part of its objects' names."""
 SERVICE_PORT, ADMIN_PORT = 50051, 50052
@@ -160,6 +161,8 @@ class JobSpec(Section):
         if not self.release or self.kind == "sft":
             return {}
         fullname = self.release if CHART in self.release else f"{self.release}-{CHART}"
+        # As the chart's template `vigorl.fullname` cuts it.
+        fullname = fullname[:CHART_NAME_LENGTH].removesuffix("-")
 
         def target(component: str, port: int = SERVICE_PORT) -> str:
             return f"dns:///{fullname}-{component}.{self.namespace}.svc:{port}"
