@@ -20,6 +20,7 @@ from vigorl_lib.rpc.gen.vigorl.evaluation.v1 import evaluation_service_pb2 as pb
 from vigorl_lib.rpc.gen.vigorl.evaluation.v1.evaluation_service_pb2_grpc import EvaluationServiceServicer
 from vigorl_lib.rpc.streams import events_of
 from vigorl_lib.search.convert import task_from_proto
+from vigorl_lib.search.shards import Shard
 from vigorl_lib.storage.base import Storage
 from vigorl_lib.storage.images import ImageStore
 from vigorl_lib.storage.layout import RunLayout
@@ -35,16 +36,17 @@ class EvaluationServer(EvaluationServiceServicer):
         shards = max(1, request.shard_count)
         if request.shard_index >= shards:
             raise invalid("shard_index", f"less than shard_count ({shards})", request.shard_index)
+        shard = Shard(request.shard_index, shards)
         task = task_from_proto(request.task)
         reward = config_from_proto(request.reward)
-        prefix = RunLayout(self._storage, request.run_id).evaluation(request.policy, task.mode)
+        prefix = RunLayout(self._storage, request.run_id).evaluation(request.policy, task.prompt_name)
 
         def read_shard() -> list[Example]:
             """The evaluation loads an image when its sample begins."""
             store = ImageStore(self._storage)
             limit = request.limit or None
             examples = read_dataset(self._storage, store, request.dataset, request.split, limit, with_images=False)
-            return examples[request.shard_index :: shards]
+            return [example for example in examples if shard.holds(example.example_id)]
 
         async def work(emit: Callable[[pb.EvaluateResponse], None]) -> pb.EvaluateResponse:
             resumed = 0
@@ -59,7 +61,7 @@ class EvaluationServer(EvaluationServiceServicer):
                 policy = CachedPolicy(wired.policy, self._storage) if request.cache_answers else wired.policy
                 records = await evaluate(
                     examples,
-                    Stepper(policy, wired.environment, task),
+                    Stepper(policy, wired.environment, task, load_image=ImageStore(self._storage).get),
                     wired.reward,
                     reward,
                     storage=self._storage,
@@ -68,6 +70,7 @@ class EvaluationServer(EvaluationServiceServicer):
                     max_in_flight=self._samples_in_flight,
                     keep_trajectories=request.keep_trajectories,
                     samples=max(1, request.samples),
+                    dataset=f"{request.dataset}/{request.split}",
                     on_sample=on_sample,
                 )
             return pb.EvaluateResponse(

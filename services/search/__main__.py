@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ from pydantic import Field
 from vigorl_lib.rollout.wiring import ServicesConfig
 from vigorl_lib.rpc.gen.vigorl.search.v1.search_service_pb2_grpc import add_SearchServiceServicer_to_server
 from vigorl_lib.rpc.server import Service, main, registrar
+from vigorl_lib.search.coordinator import COLLECTOR
 from vigorl_lib.storage.base import open_storage
 from vigorl_services.search.server import SearchServer
 from vigorl_services.settings import ImageServiceSection
@@ -36,4 +38,5 @@ async def build(config: SearchServiceConfig) -> AsyncIterator[Service]:
 
 
 if __name__ == "__main__":
+    gc.set_threshold(*COLLECTOR)
     sys.exit(main("search", SearchServiceConfig, build))

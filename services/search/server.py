@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 from typing import Any
 
 from vigorl_lib.data.datasets import read_dataset
@@ -25,8 +26,10 @@ from vigorl_lib.rpc.convert import (
 )
 from vigorl_lib.rpc.gen.vigorl.search.v1 import search_service_pb2 as pb
 from vigorl_lib.rpc.gen.vigorl.search.v1.search_service_pb2_grpc import SearchServiceServicer
+from vigorl_lib.rpc.gen.vigorl.search.v1.task_pb2 import TaskSettings
 from vigorl_lib.rpc.images import ImageCache
 from vigorl_lib.rpc.streams import events_of
+from vigorl_lib.search.archive import end_shard, refuse_imported
 from vigorl_lib.search.convert import (
     progress_to_proto,
     search_from_proto,
@@ -35,6 +38,8 @@ from vigorl_lib.search.convert import (
 )
 from vigorl_lib.search.coordinator import SearchProgress, search_dataset
 from vigorl_lib.search.mcts import TreeSearch
+from vigorl_lib.search.pacing import PacedPolicy
+from vigorl_lib.search.shards import Shard
 from vigorl_lib.search.tree import Tree
 from vigorl_lib.storage.base import Storage
 from vigorl_lib.storage.images import ImageStore
@@ -58,7 +63,7 @@ class SearchServer(SearchServiceServicer):
             raise invalid("question", f"1 to {MAX_QUESTION_CHARACTERS} characters", len(request.question))
         (image,) = await self._images.resolve_all([request.image])
         wired = await self._connected(request.policy)
-        stepper = Stepper(wired.policy, wired.environment, task_from_proto(request.task))
+        stepper = self._stepper(wired, request.task)
         example = Example(request_id.get(), request.question, (image,), GroundTruth(""))
 
         async def work(emit: Callable[[pb.SolveResponse], None]) -> pb.SolveResponse:
@@ -104,27 +109,31 @@ class SearchServer(SearchServiceServicer):
         shards = max(1, request.shard_count)
         if request.shard_index >= shards:
             raise invalid("shard_index", f"less than shard_count ({shards})", request.shard_index)
-        prefix = RunLayout(self._storage, request.run_id).search(request.shard_index)
+        shard = Shard(request.shard_index, shards)
+        layout = RunLayout(self._storage, request.run_id)
         store = ImageStore(self._storage)
         search = await self._tree_search(request, store)
         limit = search.config.limit or None
 
         def read_shard() -> list[Example]:
             """The search loads an image when its tree begins."""
+            refuse_imported(layout)
             all_examples = read_dataset(self._storage, store, request.dataset, request.split, limit, with_images=False)
-            return all_examples[request.shard_index :: shards]
+            return [example for example in all_examples if shard.holds(example.example_id)]
 
         examples = await asyncio.to_thread(read_shard)
 
         async def work(emit: Callable[[SearchProgress], None]) -> SearchProgress:
-            return await search_dataset(
+            progress = await search_dataset(
                 examples,
                 search,
                 policy=request.policy,
                 storage=self._storage,
-                prefix=prefix,
+                prefix=layout.search(shard.index),
                 on_progress=emit,
             )
+            await asyncio.to_thread(end_shard, layout, shard)
+            return progress
 
         async with aclosing(events_of(work)) as steps:
             async for progress in steps:
@@ -138,7 +147,7 @@ class SearchServer(SearchServiceServicer):
     ) -> TreeSearch:
         wired = await self._connected(request.policy)
         return TreeSearch(
-            Stepper(wired.policy, wired.environment, task_from_proto(request.task)),
+            self._stepper(wired, request.task),
             wired.reward,
             search_from_proto(request.search),
             config_from_proto(request.reward),
@@ -148,5 +157,11 @@ class SearchServer(SearchServiceServicer):
 
     async def _connected(self, policy: str) -> Wired:
         if policy not in self._wired:
-            self._wired[policy] = await self._open.enter_async_context(connect(self._services, policy))
+            wired = await self._open.enter_async_context(connect(self._services, policy))
+            # One pace for all calls: they load the same policy.
+            self._wired[policy] = replace(wired, policy=PacedPolicy(wired.policy))
         return self._wired[policy]
+
+    def _stepper(self, wired: Wired, task: TaskSettings) -> Stepper:
+        load_image = ImageStore(self._storage).get
+        return Stepper(wired.policy, wired.environment, task_from_proto(task), load_image=load_image)

@@ -24,7 +24,7 @@ from vigorl_lib.policy.base import (
     StreamEvent,
     stream_whole,
 )
-from vigorl_lib.rollout.step import Stepper
+from vigorl_lib.rollout.step import LoadImage, Stepper
 from vigorl_lib.rollout.task import TaskConfig
 
 RESIZE = ResizeRule(28, 784, 12_544)
@@ -135,5 +135,5 @@ class WordPolicy:
         return segment.rendered((0,) * (words + sum(tokens)), spans)
 
 
-def stepping(policy: WordPolicy, task: TaskConfig = TASK, **options: bool | int) -> Stepper:
+def stepping(policy: WordPolicy, task: TaskConfig = TASK, **options: bool | int | LoadImage) -> Stepper:
     return Stepper(policy, ZoomEnvironment(threads=1), task, **options)  # type: ignore[arg-type]

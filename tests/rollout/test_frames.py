@@ -22,7 +22,7 @@ from vigorl_lib.reward.config import RewardConfig
 from vigorl_lib.reward.rules import score_trajectory
 from vigorl_lib.rollout.run import solve
 from vigorl_lib.rollout.task import TaskConfig
-from vigorl_lib.search.mcts import distinct
+from vigorl_lib.search.simulate import distinct
 
 UNIT = 112 / 1000
 """Pixels of the model frame in one unit of the normalized frame, for the 448x448 picture of `question`."""

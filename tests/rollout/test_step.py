@@ -200,6 +200,6 @@ async def test_a_text_exact_policy_makes_text_and_no_tokens() -> None:
 
 
 def test_a_mode_that_is_none_is_refused_with_those_that_are() -> None:
-    with pytest.raises(ConfigError, match=r"single_turn, multi_turn, thought_steps, found 'twice'") as caught:
+    with pytest.raises(ConfigError, match=r"single_turn, multi_turn, thought_steps, classic, found 'twice'") as caught:
         stepping(WordPolicy(looking), TASK.model_copy(update={"mode": "twice"}))
     assert caught.value.reason == "MODE_UNKNOWN"

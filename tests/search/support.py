@@ -15,6 +15,7 @@ from vigorl_lib.domain.trajectory import Origin, Segment
 from vigorl_lib.environment.config import ZoomConfig
 from vigorl_lib.environment.zoom import ZoomEnvironment
 from vigorl_lib.policy.base import Completion, FinishReason, Generation, PolicyInfo, Sampling, Scored
+from vigorl_lib.policy.client import PolicyClient
 from vigorl_lib.policy.config import PolicyConfig, ScriptedConfig
 from vigorl_lib.policy.scripted import ScriptedTeacher
 from vigorl_lib.reward.base import Reward
@@ -94,7 +95,7 @@ class WrittenPolicy:
 
 
 def searching(
-    policy: WrittenPolicy | ScriptedTeacher,
+    policy: WrittenPolicy | ScriptedTeacher | PolicyClient,
     config: SearchConfig,
     *,
     task: TaskConfig = TASK,

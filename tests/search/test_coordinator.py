@@ -7,15 +7,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.search.support import WrittenPolicy, answer, example, said, scenes, searching, teacher, zoom
+from tests.bench.bench_search import Talker
+from tests.bench.support import served
+from tests.search.support import TASK, WrittenPolicy, answer, example, said, scenes, searching, teacher, zoom
 from vigorl_lib.domain.example import Example
 from vigorl_lib.domain.trajectory import Segment
 from vigorl_lib.errors import PolicyError
+from vigorl_lib.policy.base import Generation
+from vigorl_lib.policy.client import PolicyClient
 from vigorl_lib.search.config import SearchConfig
 from vigorl_lib.search.coordinator import SearchProgress, search_dataset
 from vigorl_lib.search.journal import read_trees
@@ -39,9 +44,9 @@ async def run(
     examples: Sequence[Example], search: TreeSearch, storage: Storage
 ) -> tuple[SearchProgress, list[SearchProgress]]:
     seen: list[SearchProgress] = []
-    search.images = ImageStore(storage)
+    search.simulator.images = ImageStore(storage)
     for one in examples:
-        search.images.put(one.images[0].data or b"")
+        search.simulator.images.put(one.images[0].data or b"")
     result = await search_dataset(
         examples, search, policy="written", storage=storage, prefix=JOURNAL, on_progress=seen.append
     )
@@ -95,6 +100,96 @@ async def test_a_tree_that_fails_harms_no_other(tmp_path: Path) -> None:
     assert (failed.example_id, failed.error) == ("b", "SCENE_UNKNOWN: never heard of it")
     again, _ = await run(examples, searching(WrittenPolicy(written), CONFIG), storage)
     assert (again.resumed, again.failed) == (3, 1), "it would fail in the same way"
+
+
+async def test_failures_are_counted_by_their_class(tmp_path: Path) -> None:
+    def picky(prompt: Sequence[Segment], index: int) -> str:
+        if "What is it, b?" in prompt[0].text:
+            raise PolicyError("never heard of it", reason="SCENE_UNKNOWN")
+        if "What is it, c?" in prompt[0].text and said(prompt):
+            raise PolicyError("no room", reason="CONTEXT_OVERFLOW")
+        return written(prompt, index)
+
+    storage = FolderStorage(tmp_path)
+    examples = [example("a"), example("b"), example("c")]
+    result, seen = await run(examples, searching(WrittenPolicy(picky), CONFIG), storage)
+    assert result.failures == {"SCENE_UNKNOWN": 1}
+    assert set(result.broken_rollouts) == {"CONTEXT_OVERFLOW"}
+    assert result.trees_per_s > 0
+    assert (result.eta_s, seen[0].eta_s is not None) == (0.0, True)
+    again, _ = await run(examples, searching(WrittenPolicy(written), CONFIG), storage)
+    assert (again.failures, again.broken_rollouts, again.eta_s) == ({"SCENE_UNKNOWN": 1}, {}, None)
+
+
+async def test_a_question_that_cannot_even_be_opened_is_not_tried_again(tmp_path: Path) -> None:
+    broken = example("b")
+    broken = replace(broken, images=(replace(broken.images[0], sha256="0" * 64, data=b"no picture"),))
+    storage = FolderStorage(tmp_path)
+    search = searching(WrittenPolicy(written), CONFIG)
+    for resumed in (0, 2):
+        progress = await search_dataset(
+            [example("a"), broken], search, policy="w", storage=storage, prefix=JOURNAL, on_progress=lambda _: None
+        )
+        assert (progress.resumed, progress.failures) == (resumed, {"IMAGE_UNREADABLE": 1})
+
+
+async def test_leaving_the_call_stops_the_work_and_keeps_what_is_committed(tmp_path: Path) -> None:
+    stopped = 0
+    stuck = asyncio.Event()
+
+    async def before() -> None:
+        nonlocal stopped
+        if len(policy.requests) > 12:
+            stuck.set()
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                stopped += 1
+                raise
+
+    policy = WrittenPolicy(written, before)
+    storage = FolderStorage(tmp_path)
+    examples = [example(name) for name in "abcdefgh"]
+    call = asyncio.create_task(run(examples, searching(policy, CONFIG), storage))
+    await asyncio.wait_for(stuck.wait(), 5)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    asked = len(policy.requests)
+    await asyncio.sleep(0.05)
+    assert stopped > 0
+    assert len(policy.requests) == asked, "nobody works on"
+    kept = sum(len(records) for records in by_tree(storage).values())
+    assert kept > 2
+    result, _ = await run(examples, searching(WrittenPolicy(written), CONFIG), storage)
+    assert (result.done, result.failed) == (8, 0)
+    assert all(records[-1]["kind"] == "end" for records in by_tree(storage).values())
+
+
+async def test_a_tree_stays_with_one_replica_in_every_mode(tmp_path: Path) -> None:
+    class Told(Talker):
+        def __init__(self) -> None:
+            super().__init__(zoom=False)
+            self.questions: list[str] = []
+
+        async def generate(self, prompt: Sequence[Segment], **rest: Any) -> Generation:
+            self.questions.append(prompt[0].text.partition("Previous thought")[0].strip())
+            return await super().generate(prompt, **rest)
+
+    replicas = Told(), Told()
+    examples = [example(name) for name in "abcdefgh"]
+    async with served(replicas[0], "talker") as one, served(replicas[1], "talker") as other:  # type: ignore[arg-type]
+        for mode in ("thought_steps", "classic"):
+            client = PolicyClient(f"{one},{other}", "talker")
+            task = TASK.model_copy(update={"mode": mode, "prompt": "single_turn"})
+            config = CONFIG.model_copy(update={"dedup_radius_px": 0.0})
+            result, _ = await run(examples, searching(client, config, task=task), FolderStorage(tmp_path / mode))
+            assert (result.done, result.failed) == (8, 0)
+            await client.close()
+    here, there = (set(replica.questions) for replica in replicas)
+    assert len(here | there) == 8
+    assert here
+    assert there
+    assert not here & there
 
 
 async def test_after_an_outage_the_same_call_finishes_what_is_left(tmp_path: Path) -> None:

@@ -27,12 +27,12 @@ from vigorl_lib.environment.zoom import ZoomEnvironment
 from vigorl_lib.errors import DataError
 from vigorl_lib.prompts import Prompt
 from vigorl_lib.search.config import LinearizeConfig, SearchConfig
-from vigorl_lib.search.linearize import ChainPrompts, Chains, kind_of, linearize
+from vigorl_lib.search.linearize import Chains, ChainTask, kind_of, linearize
 from vigorl_lib.search.tree import Tree
 from vigorl_lib.storage.folder import FolderStorage
 from vigorl_lib.storage.images import ImageStore
 
-PROMPTS = ChainPrompts(Prompt("single", "Think, then answer.", ""))
+PROMPTS = ChainTask(Prompt("single", "Think, then answer.", ""))
 ALL = LinearizeConfig(max_chains_per_example=100, max_corrected_per_example=100, validation_share=0.0)
 
 
@@ -239,7 +239,7 @@ async def test_trees_of_thoughts_alone_give_single_turn_chains() -> None:
 async def test_chains_are_asked_as_the_student_will_be() -> None:
     tree = await tree_of(two_ways)
     multi = Prompt("multi", "Zoom, then answer.", "")
-    chains = linearize([tree], ALL, ChainPrompts(PROMPTS.single_turn, multi), seed=0).train
+    chains = linearize([tree], ALL, ChainTask(PROMPTS.single_turn, multi), seed=0).train
     asked = {chain.mode: chain.segments[0].messages for chain in chains}
     assert {mode: messages[0].text for mode, messages in asked.items()} == {
         "multi_turn": "Zoom, then answer.",

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vigorl_lib.domain.trajectory import Prefix, StopReason, Trajectory
-from vigorl_lib.search.tree import Rollout, Tree, select
+from vigorl_lib.search.select import select
+from vigorl_lib.search.tree import Rollout, Tree
 
 
 def prefix(parent: Prefix | None, stop: StopReason | None = None) -> Prefix:
@@ -30,6 +31,12 @@ def add(tree: Tree, leaf: int, values: list[list[float]], *, stop: StopReason | 
     tree.simulate(node, [prefix(node.prefix, stop) for _ in values], rollouts)
 
 
+def chosen(tree: Tree, exploration: float, selection: str = "ucb") -> int:
+    node = select(tree.root, selection, exploration)
+    assert node is not None
+    return node.index
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 10**6), st.lists(st.lists(st.sampled_from([0.0, 1.0]), max_size=3), max_size=3)))
 )
@@ -48,16 +55,16 @@ def test_visits_and_values_are_what_a_recount_of_all_rollouts_gives(moves: list[
 def test_selection_weighs_value_against_visits_and_takes_the_first_of_equals() -> None:
     tree = opened()
     add(tree, 0, [[0.0], [1.0], [1.0]])
-    assert select(tree.root, 0.0).index == 2, "greedy: the first of the best"
+    assert chosen(tree, 0.0) == 2, "greedy: the first of the best"
     for _ in range(30):
         tree.nodes[2].back_propagate(1.0)
-    assert select(tree.root, 2.0).index == 3, "as good, but seldom visited"
+    assert chosen(tree, 2.0) == 3, "as good, but seldom visited"
 
 
 def test_a_child_that_was_never_visited_is_tried_before_one_that_failed() -> None:
     tree = opened()
     add(tree, 0, [[0.0], []])
-    assert select(tree.root, 2.0).index == 2
+    assert chosen(tree, 2.0) == 2
 
 
 def test_an_exhausted_branch_is_left_for_the_next_best() -> None:
@@ -65,7 +72,7 @@ def test_an_exhausted_branch_is_left_for_the_next_best() -> None:
     add(tree, 0, [[1.0], [0.0]])
     tree.simulate(tree.nodes[1], [], [], "TOO_LONG: no room")
     assert tree.nodes[1].error.startswith("TOO_LONG")
-    assert select(tree.root, 2.0).index == 2
+    assert chosen(tree, 2.0) == 2
     tree.simulate(tree.nodes[2], [], [])
     assert not tree.root.selectable
 
@@ -76,7 +83,7 @@ def test_a_branch_whose_children_are_all_exhausted_is_exhausted() -> None:
     add(tree, 1, [[1.0]])
     tree.simulate(tree.nodes[3], [], [])
     assert not tree.nodes[1].selectable
-    assert select(tree.root, 2.0).index == 2
+    assert chosen(tree, 2.0) == 2
 
 
 def test_a_terminal_leaf_counts_its_own_value_again() -> None:

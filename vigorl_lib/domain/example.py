@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from vigorl_lib.domain.geometry import Box
+from vigorl_lib.domain.geometry import Box, Point
 from vigorl_lib.domain.image import Image
 
 
@@ -20,7 +20,7 @@ class AnswerKind(StrEnum):
     STRING = "string"
     CHOICE = "choice"
     POINT = "point"
-    """The answer is a point that must lie in `GroundTruth.box`."""
+    """The answer is a point that must lie in `GroundTruth.box`, and in `region` where there is one."""
     ACTION = "action"
     """A web action such as `click [12]`."""
     FREE = "free"
@@ -29,7 +29,11 @@ class AnswerKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GroundTruth:
-    """`evidence` are the regions that show the answer, `distractors` look-alikes that do not; original frame."""
+    """`evidence` are the regions that show the answer, `distractors` look-alikes that do not; original frame.
+
+    `region` are the corners of a polygon within `box` that a point must lie in; `accepted` are further spellings of
+    `answer` that are right, for strings and free text.
+    """
 
     answer: str
     kind: AnswerKind = AnswerKind.STRING
@@ -37,6 +41,8 @@ class GroundTruth:
     box: Box | None = None
     evidence: tuple[Box, ...] = ()
     distractors: tuple[Box, ...] = ()
+    region: tuple[Point, ...] = ()
+    accepted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ This module is arithmetic only: it opens no image and knows no model.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -85,6 +86,16 @@ class Box:
     def contains(self, point: Point) -> bool:
         _same_frame(self.frame, point.frame)
         return self.x0 <= point.x < self.x1 and self.y0 <= point.y < self.y1
+
+
+def in_polygon(point: Point, corners: Sequence[Point]) -> bool:
+    """Whether a point lies inside the polygon with these corners, in their order; by the even-odd rule."""
+    inside = False
+    for a, b in zip(corners, (*corners[1:], corners[0]), strict=True):
+        _same_frame(a.frame, point.frame)
+        if (a.y > point.y) != (b.y > point.y):
+            inside ^= point.x < a.x + (point.y - a.y) * (b.x - a.x) / (b.y - a.y)
+    return inside
 
 
 def _same_frame(a: Frame, b: Frame) -> None:

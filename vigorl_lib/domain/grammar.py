@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -30,6 +30,8 @@ OBSERVATION_SENTENCE = "Here is the crop of the image centered on the coordinate
 OBSERVATION_DOT_CLAUSE = ", with a red dot at the coordinate location"
 FORCED_ANSWER_THOUGHT = "Based on all the information I've gathered, I'll now provide my final answer."
 FORCED_ANSWER_PREFIX = f"{THINK_OPEN} {FORCED_ANSWER_THOUGHT} {THINK_CLOSE}\n{ANSWER_OPEN}"
+PREVIOUS_THOUGHT = "\n\nPrevious thought "
+"""Between a question and each of the thoughts that are numbered behind it."""
 BACKTRACK_PHRASE = "Wait, this seems off. Let's try something else."
 
 ACTION_STOPS = (TOOL_CLOSE, ANSWER_CLOSE)
@@ -65,6 +67,8 @@ class ContinueStyle(StrEnum):
     """The next thought goes on in the same assistant message."""
     NEW_TURN = "new_turn"
     """A user turn asks to go on."""
+    NUMBERED = "numbered"
+    """The question is asked again with all earlier thoughts behind it, numbered, as the reference's search does."""
 
 
 class MalformedReason(StrEnum):
@@ -90,7 +94,9 @@ class Mode:
 SINGLE_TURN = Mode("single_turn", frozenset({ActionKind.ANSWER}))
 MULTI_TURN = Mode("multi_turn", frozenset({ActionKind.ZOOM, ActionKind.ANSWER}))
 THOUGHT_STEPS = Mode("thought_steps", frozenset({ActionKind.CONTINUE, ActionKind.ANSWER}), ContinueStyle.NEW_TURN)
-MODES = {mode.name: mode for mode in (SINGLE_TURN, MULTI_TURN, THOUGHT_STEPS)}
+CLASSIC = Mode("classic", THOUGHT_STEPS.actions, ContinueStyle.NUMBERED)
+"""The reference's search step: a thought with one point, or an answer; crops come later, if at all."""
+MODES = {mode.name: mode for mode in (SINGLE_TURN, MULTI_TURN, THOUGHT_STEPS, CLASSIC)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +203,11 @@ def render_turn(thought: str, action: Action) -> str:
             return f"{think}\n{ANSWER_OPEN} {text.strip()} {ANSWER_CLOSE}"
         case Malformed(reason):
             raise ValueError(f"a malformed turn ({reason}) has no spelling")
+
+
+def numbered_thoughts(thoughts: Iterable[str]) -> str:
+    """What follows a question that is asked again after some thoughts; empty without any."""
+    return "".join(f"{PREVIOUS_THOUGHT}{number}: {thought.strip()}" for number, thought in enumerate(thoughts, 1))
 
 
 def observation_text(spelling: Spelling = Spelling.GRPO, *, dot: bool = False) -> tuple[str, str]:

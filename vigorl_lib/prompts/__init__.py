@@ -51,6 +51,11 @@ def load_prompt(family: str, name: str, frame: Frame = Frame.MODEL) -> Prompt:
     return Prompt(f"{family}/{name}", text, sha256(text.encode()).hexdigest())
 
 
+def asking_for_pixels(text: str) -> str:
+    """A prompt's text that asks for points in any frame, asking for pixels of the image shown (the model frame)."""
+    return text.replace(NORMALIZED_UNIT, PIXEL_UNIT)
+
+
 def prompt_names() -> list[str]:
     """All prompts as `family/name`."""
     return sorted(f"{path.parent.name}/{path.stem}" for path in FOLDER.glob("*/*.txt"))

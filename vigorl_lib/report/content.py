@@ -73,7 +73,7 @@ class Report:
     cases: Sequence[Case] = ()
     searches: Sequence[SearchPart] = ()
     chains: Sequence[tuple[str, Trajectory]] = ()
-    chain_figures: Sequence[tuple[str, str]] = ()
+    chain_statistics: Mapping[str, float] = field(default_factory=dict)
     stages: Sequence[StageRecord] = ()
 
     def name(self, policy: str) -> str:

@@ -7,7 +7,9 @@ from html import escape
 from pathlib import Path
 
 from vigorl_lib.report.chain import render_chain
+from vigorl_lib.report.chain_statistics import render_statistics
 from vigorl_lib.report.content import Case, Report, SearchPart
+from vigorl_lib.report.quickstart import CHAIN_FIGURES
 from vigorl_lib.report.results import charts, comparison_table, costs, results_table
 from vigorl_lib.report.trajectory import render_scene, render_trajectory
 from vigorl_lib.report.tree import render_tree
@@ -110,7 +112,8 @@ def _search(part: SearchPart) -> str:
 
 def _chains(report: Report) -> str:
     chains = "".join(render_chain(chain, title) for title, chain in report.chains)
-    return f'{_figures(report.chain_figures)}<div class="chains">{chains}</div>' if chains else ""
+    statistics = render_statistics(report.chain_statistics, CHAIN_FIGURES)
+    return f'{statistics}<div class="chains">{chains}</div>' if chains else ""
 
 
 def _figures(figures: Sequence[tuple[str, str]]) -> str:

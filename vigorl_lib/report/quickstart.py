@@ -61,15 +61,19 @@ CHAIN_KINDS = (
     ("single", "A single-turn chain"),
 )
 """(kind, title)."""
-CHAIN_FIGURES = (
-    ("chains", "chains"),
-    ("chains_direct", "multi-turn"),
-    ("chains_corrected", "corrected"),
-    ("chains_single", "single-turn"),
-    ("turns_per_chain", "turns a chain"),
-    ("points_per_chain", "points a chain"),
-)
-"""(name in the statistics, title)."""
+CHAIN_FIGURES = {
+    "solve_rate": "questions solved",
+    "turns_per_solved": "turns sampled a solved question",
+    "tokens_per_solved": "tokens sampled a solved question",
+    "chains": "chains",
+    "chains_direct": "multi-turn",
+    "chains_corrected": "corrected",
+    "chains_single": "single-turn",
+    "turns_per_chain": "turns a chain",
+    "words_per_chain": "words a chain",
+    "points_per_chain": "points a chain",
+}
+"""Title by name in the statistics."""
 
 
 def headlines(cells: Cells) -> list[Headline]:

@@ -28,7 +28,7 @@ from vigorl_lib.report.content import Case, Greedy, Metrics, Report, SearchPart
 from vigorl_lib.report.page import render_page
 from vigorl_lib.report.results import comparison_lines
 from vigorl_lib.reward.base import RewardOutcome
-from vigorl_lib.search.journal import read_trees
+from vigorl_lib.search.archive import read_run
 from vigorl_lib.search.linearize import kind_of
 from vigorl_lib.search.tree import Tree
 from vigorl_lib.storage.base import Storage
@@ -102,7 +102,7 @@ class _Gather:
             cases=self._cases(),
             searches=list(self._searches()),
             chains=self._chains(),
-            chain_figures=self._chain_figures(),
+            chain_statistics=self._chain_statistics(),
             stages=stages,
         )
 
@@ -161,7 +161,7 @@ class _Gather:
             layout = RunLayout(self.storage, f"{self.recipe.run_id}{suffix}")
             telling: list[Tree] = []
             solved, values, policy = [], [], ""
-            for tree in read_trees(self.storage, layout.search()):
+            for tree in read_run(layout):
                 solved.append(tree.solved)
                 values += [rollout.value for rollout in tree.rollouts]
                 policy = tree.policy
@@ -204,12 +204,12 @@ class _Gather:
         segments = (replace(s, messages=tuple(map(message, s.messages))) for s in chain.segments)
         return replace(chain, segments=tuple(segments))
 
-    def _chain_figures(self) -> list[tuple[str, str]]:
+    def _chain_statistics(self) -> dict[str, float]:
         key = f"{self._layout().chains}/{story.CHAINS}.json"
         if not self.storage.exists(key):
-            return []
-        statistics = json.loads(self.storage.read(key))
-        return [(title, f"{statistics[name]:,.4g}") for name, title in story.CHAIN_FIGURES if name in statistics]
+            return {}
+        statistics: dict[str, float] = json.loads(self.storage.read(key))
+        return statistics
 
 
 def _interest(tree: Tree) -> tuple[bool, int, str]:

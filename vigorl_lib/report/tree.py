@@ -90,12 +90,12 @@ def _marks(tree: Tree, example: Example) -> Marks:
     for node in tree.nodes:
         action = node.prefix.record.turn.action if node.prefix.record is not None else None
         if isinstance(action, Zoom):
-            point = FrameMap(original, _model_size(tree, original)).point(action.point, Frame.ORIGINAL)
+            point = FrameMap(original, model_size(tree, original)).point(action.point, Frame.ORIGINAL)
             spots.append(Spot(point.x, point.y, str(node.index), "good" if node.value >= GOOD_VALUE else "bad"))
     return Marks(tuple(spots), targets=example.truth.evidence)
 
 
-def _model_size(tree: Tree, original: Size) -> Size:
+def model_size(tree: Tree, original: Size) -> Size:
     """The size at which the policy saw the image, as the tree's trajectories tell it."""
     sizes = (rollout.trajectory.model_size for rollout in tree.rollouts)
     return next((size for size in sizes if size is not None), original)

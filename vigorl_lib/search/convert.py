@@ -10,24 +10,29 @@ from pydantic import BaseModel, ValidationError
 
 from vigorl_lib.domain.trajectory import Prefix
 from vigorl_lib.environment.convert import zoom_from_proto, zoom_to_proto
-from vigorl_lib.rollout.task import TaskConfig
+from vigorl_lib.rollout.task import FewShotExample, TaskConfig
 from vigorl_lib.rpc import convert
 from vigorl_lib.rpc.convert import ImageFromProto, image_by_digest
 from vigorl_lib.rpc.gen.vigorl.search.v1 import search_service_pb2, task_pb2, tree_pb2
 from vigorl_lib.search.config import SearchConfig
 from vigorl_lib.search.coordinator import SearchProgress
-from vigorl_lib.search.tree import Node, Rollout, Tree
+from vigorl_lib.search.tree import Cost, Node, Rollout, Tree
 
 SectionT = TypeVar("SectionT", bound=BaseModel)
 
 
 def task_to_proto(task: TaskConfig) -> task_pb2.TaskSettings:
-    return task_pb2.TaskSettings(**task.model_dump(exclude={"zoom"}), zoom=zoom_to_proto(task.zoom))
+    return task_pb2.TaskSettings(
+        **task.model_dump(exclude={"zoom", "few_shot"}),
+        zoom=zoom_to_proto(task.zoom),
+        few_shot=[task_pb2.FewShotExample(**example.model_dump()) for example in task.few_shot],
+    )
 
 
 def task_from_proto(proto: task_pb2.TaskSettings) -> TaskConfig:
     """Raises DataError (REQUEST_INVALID) for settings that `TaskConfig` refuses."""
-    return _section(TaskConfig, proto, zoom=zoom_from_proto(proto.zoom))
+    few_shot = tuple(_section(FewShotExample, example) for example in proto.few_shot)
+    return _section(TaskConfig, proto, zoom=zoom_from_proto(proto.zoom), few_shot=few_shot)
 
 
 def search_to_proto(config: SearchConfig) -> task_pb2.SearchSettings:
@@ -57,12 +62,17 @@ def progress_to_proto(progress: SearchProgress) -> search_service_pb2.SearchData
         solved=progress.solved,
         resumed=progress.resumed,
         elapsed=timedelta(seconds=progress.seconds),
+        failures=progress.failures,
+        broken_rollouts=progress.broken_rollouts,
+        trees_per_second=progress.trees_per_s,
+        eta=None if progress.eta_s is None else timedelta(seconds=progress.eta_s),
     )
 
 
 def progress_from_proto(proto: search_service_pb2.SearchDatasetResponse) -> SearchProgress:
     seconds = proto.elapsed.ToTimedelta().total_seconds()
-    return SearchProgress(proto.done, proto.total, proto.failed, proto.solved, proto.resumed, seconds)
+    counts = (proto.done, proto.total, proto.failed, proto.solved, proto.resumed)
+    return SearchProgress(*counts, seconds, dict(proto.failures), dict(proto.broken_rollouts))
 
 
 def tree_to_proto(tree: Tree) -> tree_pb2.SearchTree:
@@ -82,6 +92,8 @@ def tree_to_proto(tree: Tree) -> tree_pb2.SearchTree:
         simulations=tree.simulations,
         end_reason=tree.end,
         error=tree.error,
+        turns=tree.cost.turns,
+        tokens=tree.cost.tokens,
     )
 
 
@@ -102,6 +114,7 @@ def tree_from_proto(proto: tree_pb2.SearchTree, image: ImageFromProto) -> Tree:
         nodes=nodes,
         rollouts=rollouts,
         simulations=proto.simulations,
+        cost=Cost(proto.turns, proto.tokens),
         end=proto.end_reason,
         error=proto.error,
     )

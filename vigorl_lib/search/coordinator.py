@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from vigorl_lib.domain.example import Example
@@ -23,10 +24,18 @@ from vigorl_lib.storage.base import Storage
 from vigorl_lib.storage.images import ImageStore
 from vigorl_lib.storage.segments import SegmentWriter
 
+COLLECTOR = (50_000, 20, 100)
+"""For `gc.set_threshold` in a process that only searches. Trees are many objects that live long; by default the
+collector walks them so often that a quarter of the CPU goes there."""
+
 
 @dataclass(frozen=True, slots=True)
 class SearchProgress:
-    """How far a data set is; `resumed` trees were finished before this call."""
+    """How far a data set is; `resumed` trees were finished before this call.
+
+    `failures` counts the failed trees, and `broken_rollouts` the rollouts of this call's trees that broke off, by the
+    reason of the error.
+    """
 
     done: int
     total: int
@@ -34,6 +43,51 @@ class SearchProgress:
     solved: int
     resumed: int
     seconds: float
+    failures: Mapping[str, int] = field(default_factory=dict)
+    broken_rollouts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def trees_per_s(self) -> float:
+        """Of this call."""
+        return (self.done - self.resumed) / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def eta_s(self) -> float | None:
+        """Time left at this rate; None until the first tree is done."""
+        return (self.total - self.done) / self.trees_per_s if self.done > self.resumed else None
+
+
+class _Tally:
+    """Counts trees as they end."""
+
+    def __init__(self, total: int) -> None:
+        self._begin = time.monotonic()
+        self._total = total
+        self._done = self._solved = self._resumed = 0
+        self._failures: Counter[str] = Counter()
+        self._broken: Counter[str] = Counter()
+
+    def resume(self, ended: _Ended) -> None:
+        self._done += 1
+        self._resumed += 1
+        self._solved += ended.solved
+        self._failures.update([reason_of(ended.error)] if ended.error else [])
+
+    def add(self, tree: Tree) -> None:
+        self._done += 1
+        self._solved += tree.solved
+        self._failures.update([reason_of(tree.error)] if tree.error else [])
+        self._broken.update(reason_of(r.trajectory.error) for r in tree.rollouts if r.trajectory.error)
+
+    def progress(self) -> SearchProgress:
+        failed = sum(self._failures.values())
+        counts = (self._done, self._total, failed, self._solved, self._resumed)
+        return SearchProgress(*counts, time.monotonic() - self._begin, dict(self._failures), dict(self._broken))
+
+
+def reason_of(error: str) -> str:
+    """The class of a recorded error, which reads `REASON: message`."""
+    return error.partition(":")[0]
 
 
 async def search_dataset(
@@ -45,40 +99,44 @@ async def search_dataset(
     prefix: str,
     on_progress: Callable[[SearchProgress], None],
 ) -> SearchProgress:
-    """Search every example that the journal under `prefix` does not hold finished; progress after each tree."""
-    begin = time.monotonic()
+    """Search every example that the journal under `prefix` does not hold finished; progress after each tree.
+
+    Cancelling it cancels what is in flight and keeps what is journalled.
+    """
+    tally = _Tally(len(examples))
     # The writer first: it closes what a killed process left open.
     writer = await asyncio.to_thread(SegmentWriter, storage, prefix)
-    standing = await asyncio.to_thread(_standing, storage, prefix)
-    here = [standing.ended[e.example_id] for e in examples if e.example_id in standing.ended]
-    done = resumed = len(here)
-    failed, solved = sum(tree.failed for tree in here), sum(tree.solved for tree in here)
-
-    async def journal(record: Record) -> None:
-        await asyncio.to_thread(writer.append, record)
-
-    def tree_of(example: Example) -> Tree:
-        begun = standing.begun.get(example.example_id)
-        return begun or Tree(f"{prefix}/{example.example_id}", example.example_id, policy)
-
-    jobs = (
-        partial(search.search, example, tree_of(example), journal)
-        for example in examples
-        if example.example_id not in standing.ended
-    )
     try:
+        standing = await asyncio.to_thread(_standing, storage, prefix)
+        for example in examples:
+            if example.example_id in standing.ended:
+                tally.resume(standing.ended[example.example_id])
+
+        async def journal(record: Record) -> None:
+            await asyncio.to_thread(writer.append, record)
+
+        def tree_of(example: Example) -> Tree:
+            # Handed over, not shared: a tree that is done must not stay in memory.
+            begun = standing.begun.pop(example.example_id, None)
+            return begun or Tree(f"{prefix}/{example.example_id}", example.example_id, policy)
+
+        jobs = (
+            partial(search.search, example, tree_of(example), journal)
+            for example in examples
+            if example.example_id not in standing.ended
+        )
         async with aclosing(rollout_many(jobs, max_in_flight=search.config.trees_in_flight)) as finished:
             async for tree in finished:
-                done, failed, solved = done + 1, failed + bool(tree.error), solved + tree.solved
-                on_progress(SearchProgress(done, len(examples), failed, solved, resumed, time.monotonic() - begin))
+                tally.add(tree)
+                on_progress(tally.progress())
     finally:
         await asyncio.to_thread(writer.close)
-    return SearchProgress(done, len(examples), failed, solved, resumed, time.monotonic() - begin)
+    return tally.progress()
 
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    failed: bool
+    error: str
     solved: bool
 
 
@@ -95,7 +153,7 @@ def _standing(storage: Storage, prefix: str) -> _Standing:
     begun: set[str] = set()
     for tree in read_trees(storage, prefix):
         if tree.end:
-            ended[tree.example_id] = _Ended(bool(tree.error), tree.solved)
+            ended[tree.example_id] = _Ended(tree.error, tree.solved)
         else:
             begun.add(tree.tree_id)
     if not begun:

@@ -1,31 +1,31 @@
-"""Monte Carlo tree search over turns, composed of `step` and `run_to_end`.
+"""Monte Carlo tree search over turns: which simulation comes next, how many at once, and when a tree is done.
 
-One simulation: select a node, expand it by one request for several continuations, drop those that look
-where somebody looked before, roll each new child out several times at once, score, propagate. A node
-may be a zoom, whose crop its children see. Alone, a tree is deterministic for a seed. Scheduling and
-resuming many trees is `vigorl_lib.search.coordinator`'s concern.
+Select a node, simulate, journal, add to the tree. Simulations of one tree may be in flight together; each is
+committed whole when it is complete, so the journal's order is that of the completions. Alone, a tree with one
+simulation in flight is deterministic for a seed. What a simulation does is `vigorl_lib.search.simulate`, scheduling
+and resuming many trees `vigorl_lib.search.coordinator`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
+from typing import Any
 
-from vigorl_lib.data.trajectory_records import store_images
 from vigorl_lib.domain.example import Example
-from vigorl_lib.domain.geometry import Point
-from vigorl_lib.domain.grammar import Continue, Zoom
-from vigorl_lib.domain.trajectory import Prefix, StopReason, Trajectory
-from vigorl_lib.errors import PolicyError, VigorlError
-from vigorl_lib.reward.base import Reward, Score
+from vigorl_lib.domain.trajectory import Prefix
+from vigorl_lib.errors import StorageError, VigorlError
+from vigorl_lib.reward.base import Reward
 from vigorl_lib.reward.config import RewardConfig
-from vigorl_lib.rollout.run import run_to_end, to_trajectory
-from vigorl_lib.rollout.step import StepError, Stepper
+from vigorl_lib.rollout.step import Stepper
 from vigorl_lib.search.config import SearchConfig
 from vigorl_lib.search.journal import Record, end_record, root_record, simulation_record
-from vigorl_lib.search.tree import Node, Rollout, Tree, select, without_tokens
+from vigorl_lib.search.pacing import asking_for
+from vigorl_lib.search.select import select
+from vigorl_lib.search.simulate import Found, Simulator
+from vigorl_lib.search.tree import Node, Tree
 from vigorl_lib.storage.images import ImageStore
 
 Journal = Callable[[Record], Awaitable[None]]
@@ -35,10 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 class TreeSearch:
-    """Searches one example after the other, or many at once; holds no state of any tree.
-
-    Crops go into `images`, so that whoever reads the journal finds them.
-    """
+    """Searches one example after the other, or many at once; holds no state of any tree."""
 
     def __init__(
         self,
@@ -50,12 +47,9 @@ class TreeSearch:
         seed: int,
         images: ImageStore | None = None,
     ) -> None:
-        self.stepper = stepper
-        self.reward = reward
         self.config = config
-        self.reward_config = reward_config
         self.seed = seed
-        self.images = images
+        self.simulator = Simulator(stepper, reward, config, reward_config, images)
 
     async def search(self, example: Example, tree: Tree, journal: Journal) -> Tree:
         """Go on with `tree` (new or resumed) until its budget is spent, and journal each simulation.
@@ -63,145 +57,161 @@ class TreeSearch:
         A failure that would come again ends the tree for good. After one of the infrastructure the tree has
         an `error` but no `end`: the next search goes on with it.
         """
+        asking_for.set(tree.tree_id)
         tree.error = ""
         try:
-            example = await self._with_images(example)
-            if not tree.nodes:
-                prefix = await self.stepper.start(example, (self.seed, "search", example.example_id))
-                await _write(tree, root_record(tree, prefix), journal)
-                tree.open(prefix)
-            while not (reason := self._finished(tree)):
-                await self._simulate(example, tree, journal)
-            await self._end(tree, journal, reason)
+            reason = await self._grow(example, tree, journal)
+            await _end(tree, journal, reason)
         except VigorlError as error:
             text = f"{error.reason}: {error.message}"
             logger.warning("%s: %s", tree.tree_id, text)
             if error.infrastructure:
                 tree.error = text
             else:
-                await self._end(tree, journal, "error", text)
+                await _end(tree, journal, "error", text)
         return tree
+
+    async def _grow(self, example: Example, tree: Tree, journal: Journal) -> str:
+        """Why the tree ended."""
+        try:
+            async with asyncio.timeout(self.config.deadline_s or None) as limit:
+                example = await self._with_images(example)
+                if not tree.nodes:
+                    stepper = self.simulator.stepper
+                    prefix = await stepper.start(example, (self.seed, "search", example.example_id))
+                    await uninterrupted(_open(tree, journal, prefix))
+                return await _Growth(self.simulator, example, tree, journal).run()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            return "deadline"
 
     async def _with_images(self, example: Example) -> Example:
         """The example with its images' bytes, loaded only now: a data set's images do not fit into memory."""
-        if self.images is None or all(image.data is not None for image in example.images):
+        images = self.simulator.images
+        if images is None or all(image.data is not None for image in example.images):
             return example
-        load = self.images.load
-        return replace(example, images=await asyncio.to_thread(lambda: tuple(map(load, example.images))))
+        return replace(example, images=await asyncio.to_thread(lambda: tuple(map(images.load, example.images))))
 
-    async def _end(self, tree: Tree, journal: Journal, reason: str, error: str = "") -> None:
-        await _write(tree, end_record(tree, reason, error), journal)
-        tree.end, tree.error = reason, error
 
-    def _finished(self, tree: Tree) -> str:
-        if self.config.stop_when_solved and tree.solved:
-            return "solved"
-        if tree.simulations >= self.config.simulations:
+class _Growth:
+    """One tree while it grows: what is in flight, and how it gets into the tree."""
+
+    def __init__(self, simulator: Simulator, example: Example, tree: Tree, journal: Journal) -> None:
+        self._simulator = simulator
+        self._config = simulator.config
+        self._example = example
+        self._tree = tree
+        self._journal = journal
+        self._running: set[asyncio.Task[None]] = set()
+        self._walking: set[int] = set()
+        self._commits = asyncio.Lock()
+
+    async def run(self) -> str:
+        """Simulate until there is nothing left to begin; returns why. Leaving cancels what is in flight."""
+        try:
+            while not (reason := self._decided()):
+                while len(self._running) < self._config.simulations_in_flight and self._begin():
+                    pass
+                if not self._running:
+                    return self._spent() or "exhausted"
+                done, self._running = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+            return reason
+        finally:
+            await self._cancel()
+
+    def _decided(self) -> str:
+        """Why what is in flight need not be waited for."""
+        if self._tree.solved:
+            return "solved" if self._config.stop_when_solved else ""
+        patience = self._config.stop_when_hopeless
+        return "hopeless" if 0 < patience <= self._tree.simulations else ""
+
+    def _spent(self) -> str:
+        """Why no further simulation may begin."""
+        if self._tree.simulations + len(self._running) >= self._config.simulations:
             return "budget"
-        return "" if tree.root.selectable else "exhausted"
+        return "tokens" if 0 < self._config.max_tree_tokens <= self._tree.cost.tokens else ""
 
-    async def _simulate(self, example: Example, tree: Tree, journal: Journal) -> None:
-        leaf = select(tree.root, self.config.c_ucb)
-        children: list[Prefix] = []
-        rollouts: list[Rollout] = []
-        error = ""
-        if not leaf.terminal:
-            try:
-                children = await self._expand(leaf)
-            except StepError as failure:
-                if failure.infrastructure or leaf.parent is None:
-                    raise
-                error = f"{failure.reason}: {failure.message}"
-            rollouts = await self._rollouts(example, tree, children)
-        await _write(tree, simulation_record(tree, leaf, children, rollouts, error), journal)
-        tree.simulate(leaf, children, rollouts, error)
+    def _begin(self) -> bool:
+        """Put one more simulation in flight, if there is one to begin."""
+        if self._spent():
+            return False
+        if self._config.kind == "paths":
+            walked = self._walking | {rollout.number for rollout in self._tree.rollouts}
+            number = next(k for k in range(len(walked) + 1) if k not in walked)
+            self._walking.add(number)
+            self._running.add(asyncio.create_task(self._walk(number)))
+            return True
+        leaf = select(self._tree.root, self._config.selection, self._config.exploration)
+        if leaf is None:
+            return False
+        self._running.add(self._reserved(leaf))
+        return True
 
-    async def _expand(self, leaf: Node) -> list[Prefix]:
-        depth = leaf.prefix.depth + 1
-        if depth > self.config.max_depth:
-            return []
-        successors = await self.stepper.step(leaf.prefix, self.config.children, last=depth == self.config.max_depth)
-        if any(child.stop is StopReason.CANCELLED for child in successors):
-            raise PolicyError("the policy broke off an expansion", reason="GENERATION_ABORTED", infrastructure=True)
-        # The successors' parent is the leaf with its segments rendered: nobody renders it again.
-        leaf.prefix = successors[0].parent or leaf.prefix
-        return distinct(leaf.prefix, successors, self.config.dedup_radius_px)
+    def _reserved(self, leaf: Node) -> asyncio.Task[None]:
+        """A simulation at `leaf` whose virtual visits go when it ends, in whichever way."""
+        visits = 1 if leaf.terminal else self._config.children * self._config.rollouts_per_child
+        leaf.reserve(visits)
+        leaf.expanding = not leaf.terminal
 
-    async def _rollouts(self, example: Example, tree: Tree, children: list[Prefix]) -> list[Rollout]:
-        """Roll every new child out and score all of it at once; a terminal child is scored as it is."""
-        jobs = [
-            self._rollout(tree, example, child, len(tree.nodes) + offset, number)
-            for offset, child in enumerate(children)
-            for number in range(1 if child.stop is not None else self.config.rollouts_per_child)
-        ]
-        rollouts = await self._score(example, await asyncio.gather(*jobs))
-        if self.images is not None:
-            for rollout in rollouts:
-                await asyncio.to_thread(store_images, rollout.trajectory, self.images)
-        return [replace(rollout, trajectory=without_tokens(rollout.trajectory)) for rollout in rollouts]
+        def release(_: asyncio.Task[None]) -> None:
+            leaf.reserve(-visits)
+            leaf.expanding = False
 
-    async def _rollout(self, tree: Tree, example: Example, child: Prefix, node: int, number: int) -> Rollout:
-        name = f"{tree.tree_id}/{node}.{number}"
-        if child.stop is not None:
-            trajectory = await to_trajectory(
-                self.stepper, child, child.stop, trajectory_id=name, example_id=example.example_id
-            )
-        else:
-            trajectory = await run_to_end(
-                self.stepper,
-                replace(child, seed_path=(*child.seed_path, "rollout", number)),
-                trajectory_id=name,
-                example_id=example.example_id,
-                max_steps=min(self.config.rollout_max_steps, self.config.max_depth - child.depth),
-            )
-        return Rollout(node, trajectory, 0.0)
+        task = asyncio.create_task(self._simulate(leaf))
+        # A callback: a task that is cancelled before it began runs no `finally`.
+        task.add_done_callback(release)
+        return task
 
-    async def _score(self, example: Example, rollouts: list[Rollout]) -> list[Rollout]:
-        """Rollouts with their rewards; one that broke off, or cannot be scored, keeps its error instead."""
-        whole = [rollout for rollout in rollouts if not rollout.failed]
-        if not whole:
-            return rollouts
-        items = [(example, rollout.trajectory) for rollout in whole]
-        for rollout, score in zip(whole, await self.reward.score(items, config=self.reward_config), strict=True):
-            if isinstance(score, Score):
-                rollout.trajectory = _with_score(rollout.trajectory, score)
-                rollout.value = float(score.correct)
-            elif isinstance(score, VigorlError) and not score.infrastructure:
-                rollout.trajectory = replace(rollout.trajectory, error=f"{score.reason}: {score.message}")
-            else:
-                raise score
-        return rollouts
+    async def _simulate(self, leaf: Node) -> None:
+        found = Found() if leaf.terminal else await self._simulator.expand(self._example, leaf)
+        await uninterrupted(self._commit(leaf, found))
+
+    async def _walk(self, number: int) -> None:
+        found = await self._simulator.walk(self._example, self._tree.root, number)
+        await uninterrupted(self._commit(self._tree.root, found))
+
+    async def _commit(self, leaf: Node, found: Found) -> None:
+        """To the journal, then to the tree; one at a time, because each record names the one before it."""
+        tree = self._tree
+        async with self._commits:
+            rollouts = found.rollouts(tree, leaf)
+            record = simulation_record(tree, leaf, found.children, rollouts, found.error, found.cost)
+            await _write(tree, record, self._journal)
+            tree.simulate(leaf, found.children, rollouts, found.error, found.cost)
+
+    async def _cancel(self) -> None:
+        for task in self._running:
+            task.cancel()
+        for result in await asyncio.gather(*self._running, return_exceptions=True):
+            # What a cancelled simulation still says is of no interest; that it could not be journalled is.
+            if isinstance(result, StorageError):
+                raise result
 
 
-def distinct(prefix: Prefix, successors: list[Prefix], radius_px: float) -> list[Prefix]:
-    """Successors that look at no point nearer than this (model frame) to one of their path or an earlier sibling."""
-    seen = [point for earlier in prefix.path() for point in _looked_at(earlier)]
-    kept = []
-    for child in successors:
-        points = _looked_at(child)
-        if any(point.distance(other) < radius_px for point in points for other in seen):
-            continue
-        seen.extend(points)
-        kept.append(child)
-    return kept
+async def uninterrupted(work: Coroutine[Any, Any, None]) -> None:
+    """Await work that a cancellation may not cut in two; the cancellation comes through once it is done."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.result()
+        raise
 
 
-def _looked_at(prefix: Prefix) -> tuple[Point, ...]:
-    """Where a turn goes next: the point of a zoom, or those of a thought alone. An answer goes nowhere."""
-    if prefix.record is None:
-        return ()
-    turn = prefix.record.turn
-    match turn.action:
-        case Zoom(point):
-            return (point,)
-        case Continue():
-            return turn.points
-        case _:
-            return ()
+async def _open(tree: Tree, journal: Journal, prefix: Prefix) -> None:
+    await _write(tree, root_record(tree, prefix), journal)
+    tree.open(prefix)
 
 
-def _with_score(trajectory: Trajectory, score: Score) -> Trajectory:
-    return replace(trajectory, reward=score.total, reward_parts=dict(score.parts), outcome=score.outcome.value)
+async def _end(tree: Tree, journal: Journal, reason: str, error: str = "") -> None:
+    await _write(tree, end_record(tree, reason, error), journal)
+    tree.end, tree.error = reason, error
 
 
 async def _write(tree: Tree, record: Record, journal: Journal) -> None:

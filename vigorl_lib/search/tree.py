@@ -1,4 +1,4 @@
-"""A search tree: nodes, their statistics, and the rule that says where to search next.
+"""A search tree: nodes, their statistics, and what one simulation adds. Where to search next is `select`'s concern.
 
 A tree changes only by `Tree.open` and `Tree.simulate`, in a live search as in one that is rebuilt from
 its journal (`vigorl_lib.search.journal`), so a tree that was interrupted equals one that was not. Nodes
@@ -8,10 +8,10 @@ learns from them tokenises once, with its own tokenizer.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from vigorl_lib.domain.trajectory import Prefix, Segment, Trajectory
+from vigorl_lib.domain.trajectory import Origin, Prefix, Segment, Trajectory
 
 
 @dataclass(slots=True, eq=False)
@@ -28,6 +28,10 @@ class Node:
     """An expansion gave no usable child, or a final turn could not be scored; it is not selected again."""
     error: str = ""
     """Why the policy or the environment refused to expand it."""
+    virtual_visits: int = 0
+    """Visits that simulations in flight below here will bring, counted as wrong until then; no record holds them."""
+    expanding: bool = False
+    """A simulation in flight expands this node; no second one may."""
 
     @property
     def terminal(self) -> bool:
@@ -39,6 +43,13 @@ class Node:
         if self.exhausted or self.terminal:
             return not self.exhausted
         return not self.children or any(child.selectable for child in self.children)
+
+    @property
+    def available(self) -> bool:
+        """Whether a simulation that begins at this moment can end here or below."""
+        if self.exhausted or self.expanding:
+            return False
+        return self.terminal or not self.children or any(child.available for child in self.children)
 
     def path(self) -> list[Node]:
         """From the root to this node."""
@@ -54,6 +65,30 @@ class Node:
             node.visit_count += 1
             node.value += (value - node.value) / node.visit_count
 
+    def reserve(self, visits: int) -> None:
+        """Count so many virtual visits on the way to this node; a negative number takes them back."""
+        for node in self.path():
+            node.virtual_visits += visits
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What was asked of the policy: turns sampled and their tokens. A text-exact policy tells of no tokens."""
+
+    turns: int = 0
+    tokens: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.turns + other.turns, self.tokens + other.tokens)
+
+
+NO_COST = Cost()
+
+
+def cost_of(segments: Iterable[Segment]) -> Cost:
+    said = [segment for segment in segments if segment.origin is Origin.POLICY]
+    return Cost(len(said), sum(len(segment.token_ids or ()) for segment in said))
+
 
 @dataclass(slots=True)
 class Rollout:
@@ -62,6 +97,11 @@ class Rollout:
     node: int
     trajectory: Trajectory
     value: float
+
+    @property
+    def number(self) -> int:
+        """Its place among the rollouts from one node, the last part of the trajectory's id."""
+        return int(self.trajectory.trajectory_id.rpartition(".")[2])
 
     @property
     def failed(self) -> bool:
@@ -79,6 +119,8 @@ class Tree:
     nodes: list[Node] = field(default_factory=list)
     rollouts: list[Rollout] = field(default_factory=list)
     simulations: int = 0
+    cost: Cost = NO_COST
+    """Of all simulations, what was dropped or broke off included."""
     end: str = ""
     error: str = ""
     head: str = ""
@@ -96,16 +138,27 @@ class Tree:
         """Set the root."""
         self.nodes.append(Node(0, prefix, None))
 
-    def simulate(self, leaf: Node, children: list[Prefix], rollouts: list[Rollout], error: str = "") -> None:
-        """Add one simulation: the children of `leaf`, their scored rollouts, and what follows for the statistics."""
+    def simulate(
+        self,
+        leaf: Node,
+        children: Sequence[Prefix],
+        rollouts: Sequence[Rollout],
+        error: str = "",
+        cost: Cost = NO_COST,
+    ) -> None:
+        """Add one simulation: the children of `leaf`, the scored rollouts, and what follows for the statistics.
+
+        Rollouts run from the children, or, in a search along single paths, from the leaf itself.
+        """
         self.simulations += 1
+        self.cost += cost
         for prefix in children:
             child = Node(len(self.nodes), prefix, leaf)
             self.nodes.append(child)
             leaf.children.append(child)
         if leaf.terminal:
             leaf.back_propagate(leaf.value)
-        elif not children:
+        elif not children and not rollouts:
             leaf.exhausted, leaf.error = True, error
         for rollout in rollouts:
             self.rollouts.append(rollout)
@@ -114,23 +167,6 @@ class Tree:
                 node.back_propagate(rollout.value)
             elif node.terminal:
                 node.exhausted = True
-
-
-def select(root: Node, c_ucb: float) -> Node:
-    """The node that the next simulation works on; the root must be selectable.
-
-    Descends to the selectable child with the largest Q + c·sqrt(ln(N_parent + 1) / (N_child + 1)), ties to
-    the first, until a node is terminal or has no children (UCB1 with the reference's smoothing).
-    """
-    node = root
-    while not node.terminal and node.children:
-        log_visits = math.log(node.visit_count + 1)
-
-        def score(child: Node, log_visits: float = log_visits) -> float:
-            return child.value + c_ucb * math.sqrt(log_visits / (child.visit_count + 1))
-
-        node = max((child for child in node.children if child.selectable), key=score)
-    return node
 
 
 def without_tokens(trajectory: Trajectory) -> Trajectory:
