@@ -37,6 +37,7 @@ from vigorl_lib.search.convert import (
     tree_to_proto,
 )
 from vigorl_lib.search.coordinator import SearchProgress, search_dataset
+from vigorl_lib.search.journal import Entry
 from vigorl_lib.search.mcts import TreeSearch
 from vigorl_lib.search.pacing import PacedPolicy
 from vigorl_lib.search.shards import Shard
@@ -91,7 +92,7 @@ class SearchServer(SearchServiceServicer):
         tree = Tree(f"search/{request_id.get()}", example.example_id, request.policy)
 
         async def work(emit: Callable[[pb.SearchResponse], None]) -> pb.SearchResponse:
-            async def journal(_: dict[str, Any]) -> None:
+            async def journal(_: Entry) -> None:
                 progress = pb.TreeProgress(
                     simulations=tree.simulations, rollouts=len(tree.rollouts), solved=tree.solved
                 )

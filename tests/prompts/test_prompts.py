@@ -5,15 +5,16 @@ from hashlib import sha256
 
 import pytest
 
-from vigorl_lib.domain import grammar
+from vigorl_lib.domain import grammar, wire
 from vigorl_lib.errors import ConfigError
 from vigorl_lib.prompts import load_prompt, prompt_names
 
 NAMES = prompt_names()
-FAMILIES = sorted({name.split("/")[0] for name in NAMES})
+# The judge is asked about answers, not about images and points.
+FAMILIES = sorted({name.split("/")[0] for name in NAMES} - {"judge"})
 TAGS = {
-    *(grammar.THINK_OPEN, grammar.THINK_CLOSE, grammar.TOOL_OPEN, grammar.TOOL_CLOSE),
-    *(grammar.ANSWER_OPEN, grammar.ANSWER_CLOSE, grammar.OBSERVATION_OPEN, grammar.OBSERVATION_CLOSE),
+    *(wire.THINK_OPEN, wire.THINK_CLOSE, wire.TOOL_OPEN, wire.TOOL_CLOSE),
+    *(wire.ANSWER_OPEN, wire.ANSWER_CLOSE, wire.OBSERVATION_OPEN, wire.OBSERVATION_CLOSE),
 }
 
 
@@ -43,11 +44,11 @@ WRITTEN = [name for name in NAMES if not name.startswith("synthetic_search/")]
 def test_a_multi_turn_prompt_speaks_the_grammars_words(name: str) -> None:
     text = load_prompt(*name.split("/")).text
     for word in (
-        *(grammar.THINK_OPEN, grammar.THINK_CLOSE, grammar.TOOL_OPEN, grammar.TOOL_CLOSE),
-        *(grammar.ANSWER_OPEN, grammar.ANSWER_CLOSE, grammar.TOOL_NAME),
+        *(wire.THINK_OPEN, wire.THINK_CLOSE, wire.TOOL_OPEN, wire.TOOL_CLOSE),
+        *(wire.ANSWER_OPEN, wire.ANSWER_CLOSE, wire.TOOL_NAME),
     ):
         assert word in text
-    call = re.search(re.escape(grammar.TOOL_OPEN) + r"\s*(\{.*\})\s*" + re.escape(grammar.TOOL_CLOSE), text)
+    call = re.search(re.escape(wire.TOOL_OPEN) + r"\s*(\{.*\})\s*" + re.escape(wire.TOOL_CLOSE), text)
     assert call is not None, "it shows a call"
     numbered = re.sub(r"\[\s*x\s*,\s*y\s*\]", "[3, 4]", call[1])
     turn = grammar.parse_turn(f"<think> so </think>\n<tool_call>{numbered}</tool_call>")
@@ -57,16 +58,17 @@ def test_a_multi_turn_prompt_speaks_the_grammars_words(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in WRITTEN if name.endswith("/single_turn")])
 def test_a_single_turn_prompt_asks_for_a_thought_and_an_answer_and_offers_no_tool(name: str) -> None:
     text = load_prompt(*name.split("/")).text
-    assert grammar.THINK_OPEN in text
-    assert grammar.ANSWER_OPEN in text
-    assert grammar.TOOL_NAME not in text
+    assert wire.THINK_OPEN in text
+    assert wire.ANSWER_OPEN in text
+    assert wire.TOOL_NAME not in text
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("/vanilla")])
 def test_a_vanilla_prompt_asks_for_no_points(name: str) -> None:
     text = load_prompt(*name.split("/")).text
-    assert grammar.TOOL_NAME not in text
-    assert "(x, y)" not in text or name == "web_grounding/vanilla", "there the answer itself is a point"
+    assert wire.TOOL_NAME not in text
+    points = ("web_grounding/vanilla", "spatial_pointing/vanilla")
+    assert "(x, y)" not in text or name in points, "there the answer itself is a point"
 
 
 def test_an_unknown_prompt_is_refused_with_close_names() -> None:

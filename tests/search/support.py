@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from vigorl_lib.reward.local import LocalReward
 from vigorl_lib.rollout.step import Stepper
 from vigorl_lib.rollout.task import TaskConfig
 from vigorl_lib.search.config import SearchConfig
-from vigorl_lib.search.journal import Record
+from vigorl_lib.search.journal import Entry, Record
 from vigorl_lib.search.mcts import Journal, TreeSearch
 from vigorl_lib.search.tree import Tree
 from vigorl_lib.storage.images import ImageStore
@@ -109,8 +110,8 @@ def searching(
 def recorder() -> tuple[list[Record], Journal]:
     records: list[Record] = []
 
-    async def journal(record: Record) -> None:
-        records.append(record)
+    async def journal(entry: Entry) -> None:
+        records.append(json.loads(entry.line))
 
     return records, journal
 

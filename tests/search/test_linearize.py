@@ -21,8 +21,9 @@ from tests.search.support import (
     zoom,
 )
 from vigorl_lib.domain.example import Example
-from vigorl_lib.domain.grammar import BACKTRACK_PHRASE, MODES, Continue, Malformed, parse_turn, render_turn
+from vigorl_lib.domain.grammar import MODES, Continue, Malformed, parse_turn, render_turn
 from vigorl_lib.domain.trajectory import Origin, Role, Segment, Trajectory
+from vigorl_lib.domain.wire import BACKTRACK_PHRASE
 from vigorl_lib.environment.zoom import ZoomEnvironment
 from vigorl_lib.errors import DataError
 from vigorl_lib.prompts import Prompt

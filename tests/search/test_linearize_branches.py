@@ -11,8 +11,9 @@ import pytest
 from tests.search.support import RESIZE, TASK, ZOOM, WrittenPolicy, answer, example, said, search_one, searching, zoom
 from vigorl_lib.domain.example import Example
 from vigorl_lib.domain.geometry import Frame, Point
-from vigorl_lib.domain.grammar import BACKTRACK_PHRASE, MULTI_TURN, Zoom, parse_turn, render_turn
+from vigorl_lib.domain.grammar import MULTI_TURN, Zoom, parse_turn, render_turn
 from vigorl_lib.domain.trajectory import Message, Origin, Role, Segment, Trajectory
+from vigorl_lib.domain.wire import BACKTRACK_PHRASE
 from vigorl_lib.environment.config import ZoomConfig
 from vigorl_lib.environment.zoom import ZoomEnvironment
 from vigorl_lib.prompts import Prompt, load_prompt

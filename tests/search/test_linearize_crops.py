@@ -12,8 +12,9 @@ import pytest
 from tests.search.support import example
 from vigorl_lib.domain.example import Example
 from vigorl_lib.domain.geometry import Point, Size
-from vigorl_lib.domain.grammar import FORCED_ANSWER_THOUGHT, MULTI_TURN, SINGLE_TURN, Spelling, parse_turn
+from vigorl_lib.domain.grammar import MULTI_TURN, SINGLE_TURN, parse_turn
 from vigorl_lib.domain.trajectory import Message, Origin, Role, Segment, StopReason, Trajectory, TurnRecord
+from vigorl_lib.domain.wire import FORCED_ANSWER_THOUGHT, Spelling
 from vigorl_lib.environment.config import ZoomConfig
 from vigorl_lib.environment.zoom import ZoomEnvironment
 from vigorl_lib.prompts import Prompt

@@ -12,6 +12,7 @@ from tests.search.support import (
     WrittenPolicy,
     answer,
     example,
+    recorder,
     said,
     scenes,
     search_one,
@@ -20,8 +21,8 @@ from tests.search.support import (
     zoom,
 )
 from vigorl_lib.domain.example import Example
-from vigorl_lib.domain.grammar import FORCED_ANSWER_PREFIX
 from vigorl_lib.domain.trajectory import Origin, Segment, StopReason, Trajectory
+from vigorl_lib.domain.wire import FORCED_ANSWER_PREFIX
 from vigorl_lib.errors import PolicyError, RewardError, VigorlError
 from vigorl_lib.reward.base import Score
 from vigorl_lib.reward.config import RewardConfig
@@ -187,13 +188,12 @@ async def test_a_policy_that_is_away_leaves_the_tree_to_the_next_search() -> Non
     assert (tree.end, tree.error) == ("", "UNAVAILABLE: unreachable")
     assert [record["kind"] for record in records] == ["root", "simulation"]
 
-    async def journal(record: dict[str, object]) -> None:
-        records.append(record)
+    more, journal = recorder()
 
     whole, expected = await search_one(searching(WrittenPolicy(explore), config))
     await searching(WrittenPolicy(explore), config).search(example(), tree, journal)
     assert (tree.end, tree.error) == ("budget", "")
-    assert records == expected
+    assert [*records, *more] == expected
     assert tree.root.value == whole.root.value
 
 

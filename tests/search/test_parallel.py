@@ -17,7 +17,7 @@ from tests.search.support import WrittenPolicy, answer, example, recorder, said,
 from vigorl_lib.domain.trajectory import Segment
 from vigorl_lib.errors import PolicyError
 from vigorl_lib.search.config import SearchConfig
-from vigorl_lib.search.journal import read_trees
+from vigorl_lib.search.journal import Entry, read_trees
 from vigorl_lib.search.tree import Tree
 from vigorl_lib.storage.folder import FolderStorage
 from vigorl_lib.storage.segments import SegmentWriter
@@ -147,9 +147,9 @@ async def test_a_deadline_cancels_the_work_and_keeps_the_partial_tree() -> None:
 async def test_a_deadline_during_a_commit_leaves_a_journal_that_can_be_read() -> None:
     records, journal = recorder()
 
-    async def slow(record: dict[str, Any]) -> None:
-        await journal(record)
-        if record["kind"] == "simulation":
+    async def slow(entry: Entry) -> None:
+        await journal(entry)
+        if records[-1]["kind"] == "simulation":
             await asyncio.sleep(0.2)
 
     search = searching(WrittenPolicy(wander), SearchConfig(simulations=9, deadline_s=0.1, dedup_radius_px=3))

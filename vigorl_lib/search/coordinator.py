@@ -17,7 +17,7 @@ from functools import partial
 
 from vigorl_lib.domain.example import Example
 from vigorl_lib.rollout.run import rollout_many
-from vigorl_lib.search.journal import Record, read_trees
+from vigorl_lib.search.journal import Entry, read_trees
 from vigorl_lib.search.mcts import TreeSearch
 from vigorl_lib.search.tree import Tree
 from vigorl_lib.storage.base import Storage
@@ -112,8 +112,8 @@ async def search_dataset(
             if example.example_id in standing.ended:
                 tally.resume(standing.ended[example.example_id])
 
-        async def journal(record: Record) -> None:
-            await asyncio.to_thread(writer.append, record)
+        async def journal(entry: Entry) -> None:
+            await asyncio.to_thread(writer.append_line, entry.line)
 
         def tree_of(example: Example) -> Tree:
             # Handed over, not shared: a tree that is done must not stay in memory.

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from vigorl_lib.domain.geometry import Point
-from vigorl_lib.domain.grammar import BACKTRACK_PHRASE, SINGLE_TURN, Answer, Continue, Zoom, render_turn
+from vigorl_lib.domain.grammar import SINGLE_TURN, Answer, Continue, Zoom, render_turn
 from vigorl_lib.domain.trajectory import Origin, Segment, Trajectory, TurnRecord
+from vigorl_lib.domain.wire import BACKTRACK_PHRASE
 from vigorl_lib.search.tree import Tree
 
 MAX_PAIRS = 10_000

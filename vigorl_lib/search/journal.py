@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import logging
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from vigorl_lib.data.fields import Fields
@@ -33,15 +33,24 @@ from vigorl_lib.domain.trajectory import Prefix, StopReason
 from vigorl_lib.search.tree import NO_COST, Cost, Node, Rollout, Tree
 from vigorl_lib.storage.base import Storage
 from vigorl_lib.storage.images import ImageStore
-from vigorl_lib.storage.segments import read_segments
+from vigorl_lib.storage.segments import json_line, read_segments
 
 VERSION = 1
 Record = dict[str, Any]
 
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A record as it is written: one line of JSON, serialised once, for its id and for the file."""
+
+    id: str
+    line: str
+
+
 logger = logging.getLogger(__name__)
 
 
-def root_record(tree: Tree, prefix: Prefix) -> Record:
+def root_record(tree: Tree, prefix: Prefix) -> Entry:
     table: ImageTable = {}
     node = write_prefix(prefix, table)
     return _record(tree, "root", example_id=tree.example_id, policy=tree.policy, node=node, images=write_images(table))
@@ -54,7 +63,7 @@ def simulation_record(
     rollouts: Sequence[Rollout],
     error: str = "",
     cost: Cost = NO_COST,
-) -> Record:
+) -> Entry:
     """A rollout names its node by the index that it has once the children are added."""
     table: ImageTable = {}
     written = [write_prefix(child, table) for child in children]
@@ -71,7 +80,7 @@ def simulation_record(
     )
 
 
-def end_record(tree: Tree, reason: str, error: str = "") -> Record:
+def end_record(tree: Tree, reason: str, error: str = "") -> Entry:
     """A tree that ends before it has a root says here whose it is."""
     whose = {} if tree.nodes else {"example_id": tree.example_id, "policy": tree.policy}
     return _record(tree, "end", reason=reason, error=error, **whose)
@@ -129,10 +138,11 @@ def _apply(tree: Tree, fields: Fields, images: ImageStore | None) -> None:
     tree.head = fields.text("id")
 
 
-def _record(tree: Tree, kind: str, **rest: Any) -> Record:
+def _record(tree: Tree, kind: str, **rest: Any) -> Entry:
     record = {"version": VERSION, "kind": kind, "tree": tree.tree_id, "previous": tree.head, **rest}
-    text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
-    return record | {"id": hashlib.sha256(text.encode()).hexdigest()[:16]}
+    text = json_line(record, tree.tree_id)
+    name = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return Entry(name, f'{text[:-1]},"id":"{name}"}}')
 
 
 def write_prefix(prefix: Prefix, table: ImageTable) -> Record:

@@ -144,8 +144,10 @@ def demonstrate(draft: Draft, config: LinearizeConfig, prompt: Prompt | None) ->
     question are left away.
     """
     messages = draft.source.segments[0].messages
-    asked = prompt.text if prompt is not None else asking_for_pixels(messages[0].text)
-    segments = [Segment(Origin.PROMPT, (Message(Role.SYSTEM, (asked,)), messages[-1]))]
+    # None is heard where the checkpoint's own template brought the prompt.
+    heard = [asking_for_pixels(message.text) for message in messages if message.role is Role.SYSTEM]
+    system = [Message(Role.SYSTEM, (text,)) for text in (heard if prompt is None else [prompt.text])]
+    segments = [Segment(Origin.PROMPT, (*system, messages[-1]))]
     for exchange, following in zip(draft.exchanges, [*draft.exchanges[1:], None], strict=True):
         astray = exchange.astray or (following is not None and following.takes_back)
         said = Message(Role.ASSISTANT, (exchange.record.text,))

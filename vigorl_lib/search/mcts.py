@@ -21,14 +21,14 @@ from vigorl_lib.reward.base import Reward
 from vigorl_lib.reward.config import RewardConfig
 from vigorl_lib.rollout.step import Stepper
 from vigorl_lib.search.config import SearchConfig
-from vigorl_lib.search.journal import Record, end_record, root_record, simulation_record
+from vigorl_lib.search.journal import Entry, end_record, root_record, simulation_record
 from vigorl_lib.search.pacing import asking_for
 from vigorl_lib.search.select import select
 from vigorl_lib.search.simulate import Found, Simulator
 from vigorl_lib.search.tree import Node, Tree
 from vigorl_lib.storage.images import ImageStore
 
-Journal = Callable[[Record], Awaitable[None]]
+Journal = Callable[[Entry], Awaitable[None]]
 """Makes a record durable. What is on disk may be ahead of memory, never behind it."""
 
 logger = logging.getLogger(__name__)
@@ -214,6 +214,6 @@ async def _end(tree: Tree, journal: Journal, reason: str, error: str = "") -> No
     tree.end, tree.error = reason, error
 
 
-async def _write(tree: Tree, record: Record, journal: Journal) -> None:
-    await journal(record)
-    tree.head = record["id"]
+async def _write(tree: Tree, entry: Entry, journal: Journal) -> None:
+    await journal(entry)
+    tree.head = entry.id

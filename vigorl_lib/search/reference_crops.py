@@ -15,21 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from vigorl_lib.domain.geometry import Point, ResizeRule, Size
-from vigorl_lib.domain.grammar import (
-    FORCED_ANSWER_THOUGHT,
-    MULTI_TURN,
-    Answer,
-    Turn,
-    Zoom,
-    find_points,
-    map_points,
-    observation_text,
-    render_point,
-    render_turn,
-)
+from vigorl_lib.domain.grammar import MULTI_TURN, Answer, Turn, Zoom, find_points, map_points, render_point, render_turn
 from vigorl_lib.domain.image import Image
 from vigorl_lib.domain.seeds import derive_seed
 from vigorl_lib.domain.trajectory import Message, Origin, Role, Segment, Trajectory, TurnRecord
+from vigorl_lib.domain.wire import FORCED_ANSWER_THOUGHT, observation_text
 from vigorl_lib.environment.base import Environment
 from vigorl_lib.environment.config import ZoomConfig
 from vigorl_lib.errors import DataError
@@ -95,7 +85,7 @@ async def with_crops(
     images: ImageStore,
     seed: int,
 ) -> list[Trajectory]:
-    """Multi-turn chains of single-turn ones; crops go into `images`. A chain that points beside its image is dropped."""
+    """Multi-turn chains of single-turn ones; crops go into `images`. A chain that points off its image is dropped."""
     made = []
     for chain in chains:
         rng = random.Random(derive_seed(seed, "crops", chain.trajectory_id))

@@ -17,8 +17,9 @@ from typing import Any
 from vigorl_lib.data.fields import Fields
 from vigorl_lib.domain.example import Example
 from vigorl_lib.domain.geometry import ResizeRule
-from vigorl_lib.domain.grammar import ANSWER_CLOSE, ANSWER_OPEN, CLASSIC, Answer, Continue, Turn, parse_turn
+from vigorl_lib.domain.grammar import CLASSIC, Answer, Continue, Turn, parse_turn
 from vigorl_lib.domain.trajectory import Message, Origin, Prefix, Role, Segment, StopReason, Trajectory, TurnRecord
+from vigorl_lib.domain.wire import ANSWER_CLOSE, ANSWER_OPEN
 from vigorl_lib.search.tree import Node, Rollout, Tree
 
 IMPORTED = "imported"

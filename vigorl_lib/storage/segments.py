@@ -52,10 +52,10 @@ class SegmentWriter:
 
     def append(self, record: dict[str, Any]) -> None:
         """Add one record. Raises DataError (RECORD_INVALID) for what JSON cannot say, such as NaN."""
-        try:
-            text = json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{self._prefix}: a record is no JSON: {error}", reason="RECORD_INVALID") from error
+        self.append_line(json_line(record, self._prefix))
+
+    def append_line(self, text: str) -> None:
+        """Add one record that `json_line` wrote."""
         with self._lock:
             if self._open.count == 0:
                 self._next = self._open.begin(max(self._next, _next_number(self._storage, self._prefix)))
@@ -89,6 +89,14 @@ class SegmentWriter:
     def _close_segment(self) -> None:
         self._next = _write_closed(self._storage, self._prefix, self._next, self._open.content()) + 1
         self._open.end()
+
+
+def json_line(record: dict[str, Any], where: str) -> str:
+    """A record as it stands in a segment. Raises DataError (RECORD_INVALID) for what JSON cannot say, such as NaN."""
+    try:
+        return json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where}: a record is no JSON: {error}", reason="RECORD_INVALID") from error
 
 
 def read_segments(storage: Storage, prefix: str) -> Iterator[dict[str, Any]]:
