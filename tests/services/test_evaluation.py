@@ -17,6 +17,7 @@ from vigorl_lib.evaluation.run import EvaluationProgress, read_kept_trajectories
 from vigorl_lib.policy.config import PolicyConfig, ScriptedConfig
 from vigorl_lib.reward.config import RewardConfig
 from vigorl_lib.rollout.wiring import ServicesConfig
+from vigorl_lib.rpc.config import ClientConfig
 from vigorl_lib.storage.base import open_storage
 from vigorl_lib.storage.layout import RunLayout
 from vigorl_services.environment.__main__ import EnvironmentServiceConfig
@@ -46,6 +47,7 @@ async def client(tiny_folder: Path, root: Path) -> AsyncIterator[EvaluationClien
                 TEACHER: await start(build_policy, PolicyServiceConfig(policy=policy, root=str(root))),
                 "absent": "127.0.0.1:1",
             },
+            client=ClientConfig(quick_timeout_s=2.0),
             environment=await start(build_environment, EnvironmentServiceConfig(root=str(root))),
             reward=await start(build_reward, RewardServiceConfig()),
         )
