@@ -72,6 +72,17 @@ def test_search_and_evaluation_ask_the_policies_that_they_are_given() -> None:
     assert set(found["evaluation"]["services"]["policies"]) == {"student", "judge"}
 
 
+def test_the_reward_service_asks_the_policy_that_judges() -> None:
+    assert "judge" not in configs(render("cpu"))["reward"]
+    target = f"dns:///{RELEASE}-policy-judge.{NAMESPACE}.svc:50051"
+    assert configs(render("gpu-single"))["reward"]["judge"] == {"policy": "judge", "target": target, "client": {}}
+    judge = configs(render("mtls", "--set=reward.config.judge.policy=student"))["reward"]["judge"]
+    assert judge["client"]["tls_ca"] == "/etc/vigorl/tls/ca.crt"
+    assert judge["client"]["tls_key"] == "/etc/vigorl/tls/tls.key"
+    elsewhere = configs(render("cpu", "--set=reward.config.judge.target=dns:///judge.other.svc:50051"))
+    assert elsewhere["reward"]["judge"] == {"target": "dns:///judge.other.svc:50051"}
+
+
 def test_without_an_environment_service_its_callers_have_their_own() -> None:
     found = configs(render("cpu", "--set=environment.enabled=false", "--set=reward.enabled=false"))
     assert set(found["search"]["services"]) == {"policies"}

@@ -55,6 +55,15 @@ def test_it_asks_every_service_of_the_release_and_no_other() -> None:
     assert "evaluation" not in section
 
 
+def test_search_answers_with_the_policies_that_it_may_ask_alone() -> None:
+    judge = {"config": {"policy": {"model": "s3://vigorl/models/judge"}}}
+    for asked, solved in ((["student"], {"student"}), ([], {"judge", "student"})):
+        found = documents({**EXTERNAL, "policies": {"judge": judge}, "search": {"policies": asked}})
+        assert set(services(found)["policies"]) == {"judge", "student"}
+        arguments = container(found)["args"]
+        assert {text.removeprefix("--solve=") for text in arguments if text.startswith("--solve=")} == solved
+
+
 def test_its_settings_are_those_of_the_command() -> None:
     found = documents(SAFE)
     section = services(found)
@@ -64,7 +73,7 @@ def test_its_settings_are_those_of_the_command() -> None:
         assert str(path).startswith(mounts["tls"])
     result = CliRunner().invoke(cli, ["check", "--help"])
     options = {argument.split("=")[0] for argument in container(found)["args"]}
-    assert options == {"--set", "--root"}
+    assert options == {"--set", "--root", "--solve"}
     assert all(option in result.output for option in options)
 
 

@@ -84,10 +84,10 @@ def test_the_chart_renders_no_job_of_ours() -> None:
     assert not {"PyTorchJob", "TrainJob"} & {found["kind"] for found in render("gpu-multi")}
 
 
-def test_the_default_image_of_jobs_has_the_registry_and_tag_of_the_services() -> None:
+def test_the_default_image_of_jobs_is_the_services_build_for_gpus() -> None:
     image = yaml.safe_load((JOBS / "job.yaml").read_text())["image"]
     search = of_kind(render("cpu"), "Deployment")[f"{RELEASE}-search"]["spec"]["template"]["spec"]["containers"][0]
-    assert image == search["image"].replace("/search:", "/trainer:")
+    assert image == search["image"].replace("/search:", "/trainer:") + "-cuda"
 
 
 @pytest.mark.parametrize("release", ["vigorl", "prod"])

@@ -70,7 +70,7 @@ def test_services_reach_what_their_settings_name_and_nothing_else_of_the_release
     manifests = render(values)
     for caller, config in configs(manifests).items():
         asked = config.get("services", {})
-        targets = str([asked.get("policies"), asked.get("environment"), asked.get("reward")])
+        targets = str([asked.get("policies"), asked.get("environment"), asked.get("reward"), config.get("judge")])
         for called in services(manifests):
             assert reaches(manifests, caller, called) is (f"dns:///{RELEASE}-{called}." in targets)
             assert not reaches(manifests, caller, called, 50052)

@@ -24,7 +24,12 @@ FULL = {
     "modelCache": {"enabled": True, "models": {"student": CACHE}},
     "fullnameOverride": "team-vlm",
 }
-CASES = {"external": EXTERNAL, "safe": SAFE, "full": FULL}
+JUDGED = {
+    **EXTERNAL,
+    "policies": {"judge": {"config": {"policy": {"model": "s3://vigorl/models/judge"}}}},
+    "search": {"policies": ["student"]},
+}
+CASES = {"external": EXTERNAL, "safe": SAFE, "full": FULL, "judged": JUDGED}
 
 
 @pytest.fixture(params=CASES)
@@ -125,6 +130,22 @@ def _volumes(manifests: str) -> list[dict[str, Any]]:
     for document in yaml.safe_load_all(manifests):
         found += document["spec"]["template"]["spec"]["volumes"]
     return found
+
+
+def test_the_question_goes_to_a_policy_that_search_may_ask(case: tuple[dict[str, Any], str]) -> None:
+    (line,) = (words for words in commands(case[1]) if words[:2] == ["vigorl", "solve"])
+    assert "policy=student" in line
+
+
+def test_jobs_take_the_build_and_the_region_of_the_installation() -> None:
+    values = {**EXTERNAL, "image": {"tag": "v1"}, "policyDefaults": {"gpus": 1}}
+    values["storage"] = {"s3": {**EXTERNAL["storage"]["s3"], "region": "eu-central-1"}}
+    for found, image, gpus in ((values, "trainer:v1-cuda", None), (EXTERNAL, "trainer:0.1.0.dev0", 0)):
+        result = helm("install", "t", str(CHART), "--dry-run=client", "--values", "-", stdin=json.dumps(found))
+        described = yaml.safe_load(result.stdout.split("as cluster.yaml:\n\n")[1].split("\n\n")[0])
+        assert described["image"].endswith(f"/{image}")
+        assert described.get("gpus") == gpus
+        assert described["s3"]["region"] == found["storage"]["s3"].get("region", "us-east-1")
 
 
 def test_what_is_unsafe_is_said(case: tuple[dict[str, Any], str]) -> None:

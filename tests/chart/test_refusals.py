@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from tests.chart.render import CHART, refused, walk
+from tests.chart.schema import SCHEMA as SCHEMA_FILE
+from tests.chart.schema import schema
 
 A, B = "a" * 64, "b" * 63
 
@@ -16,6 +18,16 @@ MISTAKES = {
     "misspelt top-level key": ("--set=policy.student.gpus=1", "'policy' not allowed"),
     "misspelt key of a component": ("--set=environment.replicas=2", "'replicas' not allowed"),
     "misspelt key of a policy": ("--set=policies.student.gpu=1", "'gpu' not allowed"),
+    "misspelt key of a policy's settings": (
+        "--set=policies.student.config.policy.modle=x",
+        "at '/policies/student/config/policy': additional properties 'modle' not allowed",
+    ),
+    "misspelt section of a service's settings": ("--set=reward.config.jugde.policy=x", "'jugde' not allowed"),
+    "unknown engine": ("--set=policies.student.config.policy.engine=vlm", "/policies/student/config/policy/engine"),
+    "tensor parallel size of zero": (
+        "--set=policies.student.config.policy.vllm.tensor_parallel_size=0",
+        "minimum: got 0, want 1",
+    ),
     "misspelt key of an image": ("--set=search.image.name=x", "'name' not allowed"),
     "misspelt key of the network policy": ("--set=networkPolicy.allowFrom=x", "'allowFrom' not allowed"),
     "fractional GPU": ("--set-json=policyDefaults.gpus=0.5", "got number, want integer"),
@@ -67,6 +79,10 @@ CONTRADICTIONS = {
     "unknown policy": (
         ["--set=search.policies={student,techer}"],
         'search.policies names "techer", which is no enabled policy; policies has: student',
+    ),
+    "judge that nobody declared": (
+        ["--set=reward.config.judge.policy=juge"],
+        'reward.config.judge asks the policy "juge", which is no enabled policy; policies has: student',
     ),
     "disabled policy": (
         ["--set=policies.student.enabled=false", "--set=evaluation.policies={student}"],
@@ -122,7 +138,7 @@ def test_the_chart_refuses_in_a_sentence(flags: list[str], told: str) -> None:
     assert told in refused("cpu", *flags)
 
 
-SCHEMA = json.loads((CHART / "values.schema.json").read_text())
+SCHEMA = json.loads(SCHEMA_FILE.read_text())
 
 
 def test_every_level_of_the_values_that_has_keys_refuses_others() -> None:
@@ -131,6 +147,10 @@ def test_every_level_of_the_values_that_has_keys_refuses_others() -> None:
     assert levels
     # Resources and labels have keys of the cluster's and the user's making.
     assert not [node for node in levels if node.get("additionalProperties") in (None, True)]
+
+
+def test_the_settings_of_the_schema_are_those_of_the_services() -> None:
+    assert SCHEMA_FILE.read_text() == schema(), "stale: run `python -m tests.chart.schema`"
 
 
 def test_another_validator_than_helms_takes_the_defaults_and_refuses_a_fractional_gpu() -> None:

@@ -17,7 +17,7 @@ from tests.chart.test_all_on import ON
 CHANGES: dict[str, dict[str, Any]] = {
     "another image": {"image": {"tag": "9.9.9"}},
     "more replicas": {"environment": {"replicaCount": 5}, "reward": {"resources": {"limits": {"memory": "3Gi"}}}},
-    "new settings": {"search": {"config": {"trees_in_flight": 3}}, "networkPolicy": {"enabled": False}},
+    "new settings": {"search": {"config": {"server": {"drain_s": 20}}}, "networkPolicy": {"enabled": False}},
     "no certificates": {"tls": {"existingSecret": "", "mutual": False}},
 }
 

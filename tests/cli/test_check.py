@@ -144,6 +144,22 @@ async def test_each_failure_is_named_and_hides_no_other_step(installed: Installa
     assert str(shut) in steps["storage round trip"][1]
 
 
+async def test_a_way_in_that_routes_no_health_checks_is_no_failure() -> None:
+    import grpc.aio
+
+    server = grpc.aio.server()
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    code, steps, _ = await check("--target", f"reward=127.0.0.1:{port}")
+    await server.stop(0)
+    assert steps["health reward"] == (
+        "ok",
+        f"127.0.0.1:{port} answers and serves no health checks, as a gateway does: not asked",
+    )
+    assert steps["score"][0] == "fail", "what is behind it is tried all the same"
+    assert code == 1
+
+
 async def test_a_server_that_is_still_loading_is_up_and_not_ready(tiny_folder: Path) -> None:
     import grpc.aio
     from grpc_health.v1 import health_pb2, health_pb2_grpc

@@ -315,7 +315,7 @@ def test_the_command_line_goes_through_a_whole_life(kubeconfig: None) -> None:
         assert result.exit_code == 0, result.output
         return result.stdout
 
-    job = ("sft", "--run-id", "demo", "--root", "s3://vigorl")
+    job = ("sft", "--run-id", "demo", "--root", "s3://vigorl", "--job-set", "s3.endpoint=minio:9000")
     assert "nothing was made" in run("submit", *job, "--dry-run", "server")
     rendered = run("submit", *job, "--dry-run", "client")
     assert yaml.safe_load(rendered)["kind"] == "PyTorchJob"

@@ -35,6 +35,7 @@ def spec(kind: str = "sft", **changes: Any) -> JobSpec:
         "recipe": recipe.model_dump(mode="json"),
         "services": STUDENT,
         "image": "ghcr.io/vigorl/trainer:0.1.0",
+        "s3": {"endpoint": "minio:9000"},
         **changes,
     }
     return validate(JobSpec, values, source="test")
@@ -280,6 +281,7 @@ def test_pods_that_are_restarted_alone_join_a_further_rendezvous() -> None:
         ("sft", {"image": "ghcr.io/vigorl/trainer"}, "image"),
         ("sft", {"image": "ghcr.io/vigorl/trainer@sha256:12"}, "image"),
         ("sft", {"s3": {"secret": "vigorl-s3"}}, "s3.endpoint"),
+        ("search", {"s3": {}}, "s3.endpoint"),
         ("sft", {"recipe": {"root": "runs/x"}}, "s3://"),
         ("sft", {"mtls": True}, "tls_secret"),
         ("sft", {"shards": 2}, "shards"),

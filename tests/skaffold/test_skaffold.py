@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 import shlex
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +158,25 @@ def test_synchronised_files_land_where_the_image_has_its_code_on_a_volume_that_c
             copied = next(first for first in pod["initContainers"] if first["name"] == "code")
             assert copied["image"] == container["image"]
             assert [mount["name"] for mount in copied["volumeMounts"]] == [mounts[str(code)]["name"]]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a volume's folder is root's and the pod's user another: needs root")
+def test_the_image_fills_a_volume_whose_folder_belongs_to_root() -> None:
+    deployments = (found for found in installed(["cpu", "dev"]) if found["metadata"]["name"] == "vigorl-search")
+    (pod,) = (found["spec"]["template"]["spec"] for found in deployments if found["kind"] == "Deployment")
+    with tempfile.TemporaryDirectory() as folder:
+        image, volume = Path(folder, "image"), Path(folder, "volume")
+        (image / "vigorl_lib").mkdir(parents=True)
+        (image / "vigorl_lib" / "errors.py").touch()
+        volume.mkdir()
+        os.chmod(folder, 0o755)
+        volume.chmod(0o777)
+        words = [
+            word.replace("/opt/vigorl", str(image)).replace("/code", str(volume))
+            for word in pod["initContainers"][0]["command"]
+        ]
+        subprocess.run(words, check=True, user=10001, group=10001, extra_groups=[])
+        assert (volume / "vigorl_lib" / "errors.py").stat().st_uid == 10001
 
 
 SAMPLES = {

@@ -46,10 +46,18 @@ class Step:
 @click.option("--recipe", "recipe_name", default="quickstart", show_default=True, help="Name or YAML file.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="services=…, as `vigorl up` prints it.")
 @click.option("--root", help="Storage to write one object to and read it back: a folder or s3://bucket/prefix.")
+@click.option(
+    "--solve", "solvers", multiple=True, metavar="NAME", help="Policies the search service is asked with; all."
+)
 @context_option
 @client_options
 def check(
-    recipe_name: str, overrides: tuple[str, ...], root: str | None, context: str | None, reach: dict[str, Any]
+    recipe_name: str,
+    overrides: tuple[str, ...],
+    root: str | None,
+    solvers: tuple[str, ...],
+    context: str | None,
+    reach: dict[str, Any],
 ) -> None:
     """Try each part of an installation: health, crop, generate, score, solve, storage. Exit code 1 if one fails.
 
@@ -62,18 +70,18 @@ def check(
     recipe = resolve(recipe_name, (*as_overrides(laid_over(base, reach)), *overrides), root=root)
     if not list(_targets(recipe.services)) and root is None:
         raise click.UsageError("nothing to check: give --target, --context, --set services=… or --root")
-    if not run_async(_check(recipe, root)):
+    if not run_async(_check(recipe, root, solvers)):
         raise SystemExit(1)
 
 
-async def _check(recipe: Recipe, root: str | None) -> bool:
+async def _check(recipe: Recipe, root: str | None, solvers: tuple[str, ...]) -> bool:
     from vigorl_lib.rpc.channels import Connections
 
     connections = Connections(recipe.services.client)
     failed = total = 0
     async with AsyncExitStack() as stack:
         stack.push_async_callback(connections.close)
-        for step in _steps(recipe, root, connections, stack):
+        for step in _steps(recipe, root, solvers, connections, stack):
             begin, total = time.monotonic(), total + 1
             try:
                 said, verdict = await step.run(), click.style("ok  ", fg="green")
@@ -84,7 +92,9 @@ async def _check(recipe: Recipe, root: str | None) -> bool:
     return not failed
 
 
-def _steps(recipe: Recipe, root: str | None, connections: Connections, stack: AsyncExitStack) -> Iterator[Step]:
+def _steps(
+    recipe: Recipe, root: str | None, solvers: tuple[str, ...], connections: Connections, stack: AsyncExitStack
+) -> Iterator[Step]:
     from vigorl_lib.policy.client import PolicyClient
 
     services, image = recipe.services, _picture()
@@ -101,7 +111,7 @@ def _steps(recipe: Recipe, root: str | None, connections: Connections, stack: As
     if services.reward != LOCAL:
         yield Step("score", partial(_score, connections, services.reward, image))
     if services.search:
-        for name in services.policies or (recipe.policy,):
+        for name in solvers or services.policies or (recipe.policy,):
             yield Step(f"solve {name}", partial(_solve, connections, name, recipe, image))
 
 
@@ -122,7 +132,13 @@ async def _health(connections: Connections, target: str) -> str:
     for replica in replicas:
         connection = connections.to(replica.strip())
         stub = connection.stub(health_pb2_grpc.HealthStub)
-        answer = await connection.call(stub.Check, health_pb2.HealthCheckRequest())
+        try:
+            answer = await connection.call(stub.Check, health_pb2.HealthCheckRequest())
+        except RemoteError as error:
+            if error.reason != "UNIMPLEMENTED":
+                raise
+            # A gateway routes by gRPC service, and Health is the same one for all that lie behind its host.
+            return f"{replica} answers and serves no health checks, as a gateway does: not asked"
         if answer.status != health_pb2.HealthCheckResponse.SERVING:
             status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
             raise RemoteError(f"{replica} answers {status}: it is up and not ready", reason="NOT_SERVING")

@@ -188,8 +188,8 @@ def check(spec: JobSpec) -> None:
 def _shape(spec: JobSpec) -> Iterator[str]:
     if not str(spec.recipe.get("root", "")).startswith("s3://"):
         yield "--root must be s3://bucket/prefix: pods share no folder"
-    if spec.s3.secret and not spec.s3.endpoint:
-        yield "s3.secret needs s3.endpoint"
+    if not spec.s3.endpoint:
+        yield "s3.endpoint is empty, the pods would not find the bucket: set it in the job file or by --job-set"
     if spec.mtls and not spec.tls_secret:
         yield "mtls needs tls_secret"
     if strange := [name for name in spec.nccl if not name.startswith(COLLECTIVES)]:

@@ -42,6 +42,12 @@ that it asks). Refuses values that contradict each other.
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- if eq $role "reward" -}}
+{{- with include "vigorl.judge" $values -}}
+{{- include "vigorl.validate.judge" (dict "judge" . "known" $names) -}}
+{{- $calls = append $calls (printf "policy-%s" .) -}}
+{{- end -}}
+{{- end -}}
 {{- $_ := set $found $role (dict "role" $role "values" $values "calls" $calls) -}}
 {{- end -}}
 {{- toJson $found -}}
@@ -68,6 +74,9 @@ that it asks). Refuses values that contradict each other.
 {{- $config = mergeOverwrite $config (include "vigorl.config.policy" (mergeOverwrite (dict "tls" $tls) .) | fromJson) -}}
 {{- else if has .component.role (list "search" "evaluation") -}}
 {{- $_ := set $config "services" (include "vigorl.config.services" . | fromJson) -}}
+{{- else if and (eq .component.role "reward") .component.calls -}}
+{{- $target := include "vigorl.target" (dict "root" $root "component" (first .component.calls)) -}}
+{{- $_ := set $config "judge" (dict "target" $target "client" (include "vigorl.config.client" $root | fromJson)) -}}
 {{- end -}}
 {{- mergeOverwrite $config .component.values.config | toPrettyJson -}}
 {{- end -}}
@@ -100,13 +109,30 @@ that it asks). Refuses values that contradict each other.
 {{- $_ := set $services . $target -}}
 {{- end -}}
 {{- end -}}
-{{- if $root.Values.tls.existingSecret -}}
-{{- $client := dict "tls_ca" "/etc/vigorl/tls/ca.crt" -}}
-{{- if $root.Values.tls.mutual -}}
+{{- with include "vigorl.config.client" $root | fromJson -}}
+{{- $_ := set $services "client" . -}}
+{{- end -}}
+{{- toJson $services -}}
+{{- end -}}
+
+{{/* What a component that asks others believes and shows: nothing without TLS. Takes the root context. */}}
+{{- define "vigorl.config.client" -}}
+{{- $client := dict -}}
+{{- if .Values.tls.existingSecret -}}
+{{- $_ := set $client "tls_ca" "/etc/vigorl/tls/ca.crt" -}}
+{{- if .Values.tls.mutual -}}
 {{- $_ := set $client "tls_certificate" "/etc/vigorl/tls/tls.crt" -}}
 {{- $_ := set $client "tls_key" "/etc/vigorl/tls/tls.key" -}}
 {{- end -}}
-{{- $_ := set $services "client" $client -}}
 {{- end -}}
-{{- toJson $services -}}
+{{- toJson $client -}}
+{{- end -}}
+
+{{/* Name of the release's policy that judges free answers; empty without a judge, or with one that lies elsewhere. */}}
+{{- define "vigorl.judge" -}}
+{{- with .config.judge -}}
+{{- if not (or .target .engine) -}}
+{{ .policy | default "judge" }}
+{{- end -}}
+{{- end -}}
 {{- end -}}

@@ -7,7 +7,8 @@ and the root file system stays read-only. All take what "vigorl.service" takes.
 - name: code
   image: {{ include "vigorl.image" (dict "root" .root "image" .component.values.image) }}
   imagePullPolicy: {{ .root.Values.image.pullPolicy }}
-  command: [cp, -a, /opt/vigorl/., /code]
+  # The entries, not the folder: /code itself belongs to root, and cp would fail on giving it its source's times.
+  command: [sh, -c, cp -a /opt/vigorl/* /code/]
   resources:
     requests: {cpu: 100m, memory: 64Mi}
     limits: {memory: 256Mi}

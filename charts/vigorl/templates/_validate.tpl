@@ -20,6 +20,13 @@ print nothing. This one takes the root context; those of components are asked wh
 {{- end -}}
 {{- end -}}
 
+{{/* Takes (dict "judge" policy-name "known" policy-names). */}}
+{{- define "vigorl.validate.judge" -}}
+{{- if not (has .judge .known) -}}
+{{- fail (printf "reward.config.judge asks the policy %q, which is no enabled policy; policies has: %s. Declare it, or give the judge's target" .judge (join ", " .known)) -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "vigorl.validate.storage" -}}
 {{- $root := include "vigorl.storage.root" . -}}
 {{- if hasPrefix "s3://" $root -}}
