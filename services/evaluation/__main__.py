@@ -21,8 +21,8 @@ class EvaluationServiceConfig(ServiceSection):
     root: str = Field(min_length=1)
     services: ServicesConfig
     """Where the policies, the environment and the reward are."""
-    samples_in_flight: int = Field(default=128, ge=1)
-    """Of one call."""
+    samples_in_flight: int = Field(default=256, ge=1)
+    """Of one call, at most; within it the policy's load decides."""
 
 
 @asynccontextmanager

@@ -20,6 +20,7 @@ from vigorl_lib.rpc.gen.vigorl.evaluation.v1 import evaluation_service_pb2 as pb
 from vigorl_lib.rpc.gen.vigorl.evaluation.v1.evaluation_service_pb2_grpc import EvaluationServiceServicer
 from vigorl_lib.rpc.streams import events_of
 from vigorl_lib.search.convert import task_from_proto
+from vigorl_lib.search.pacing import PacedPolicy
 from vigorl_lib.search.shards import Shard
 from vigorl_lib.storage.base import Storage
 from vigorl_lib.storage.images import ImageStore
@@ -58,7 +59,8 @@ class EvaluationServer(EvaluationServiceServicer):
 
             examples = await asyncio.to_thread(read_shard)
             async with connect(self._services, request.policy) as wired:
-                policy = CachedPolicy(wired.policy, self._storage) if request.cache_answers else wired.policy
+                paced = PacedPolicy(wired.policy)
+                policy = CachedPolicy(paced, self._storage) if request.cache_answers else paced
                 records = await evaluate(
                     examples,
                     Stepper(policy, wired.environment, task, load_image=ImageStore(self._storage).get),

@@ -1,7 +1,8 @@
 """Training processes: `python -m vigorl_services.trainer sft|grpo|producer --recipe NAME --set key=value`.
 
 The same command under torchrun, PyTorchJob, TrainJob (ranks from their environment) or alone (one rank). A
-stage writes below `runs/<run id>/<stage>`; the same command again continues it. The producer is one process a
+stage writes below `runs/<run id>/<stage>`; the same command again continues it. SIGTERM ends a stage between two
+steps, with a checkpoint and status 0. The producer is one process a
 GRPO run, needs no torch, and runs beside the learner.
 """
 
@@ -11,9 +12,11 @@ import argparse
 import asyncio
 import logging
 import sys
+from collections.abc import Callable
 
 from vigorl_lib.config import load
 from vigorl_lib.data.datasets import read_dataset
+from vigorl_lib.domain.example import Example
 from vigorl_lib.errors import ConfigError, DataError, VigorlError
 from vigorl_lib.recipes.schema import RECIPES, Recipe
 from vigorl_lib.rollout.wiring import connect
@@ -39,12 +42,9 @@ def grpo(recipe: Recipe, stage: str) -> None:
     from vigorl_lib.training.transfer import WeightSender
 
     layout = _layout(recipe, stage)
-    temperature = recipe.task.temperature
     backend = recipe.grpo.weight_transfer
     sender = None if backend == "none" else WeightSender(recipe.services, recipe.policy, backend, layout.run_id)
-    model = train_grpo(
-        recipe.grpo, temperature=temperature, storage=layout.storage, run_id=layout.run_id, sender=sender
-    )
+    model = train_grpo(recipe.grpo, task=recipe.task, storage=layout.storage, run_id=layout.run_id, sender=sender)
     log.info("model: %s", model)
 
 
@@ -58,6 +58,10 @@ async def _produce(recipe: Recipe, layout: RunLayout) -> None:
     images = ImageStore(layout.storage)
     source = recipe.dataset
     examples = read_dataset(layout.storage, images, source.name, source.split, with_images=False)
+    validation: list[Example] = []
+    if recipe.grpo.validation.every:
+        found = read_dataset(layout.storage, images, source.name, recipe.grpo.validation.split, with_images=False)
+        validation = found[: recipe.grpo.validation.examples]
     async with connect(recipe.services, recipe.policy) as wired:
         await Producer(
             recipe.grpo,
@@ -68,11 +72,24 @@ async def _produce(recipe: Recipe, layout: RunLayout) -> None:
             layout=layout,
             images=images,
             seed=recipe.seed,
+            validation=validation,
         ).run()
 
 
 COMMANDS = {"sft": (sft, "sft"), "grpo": (grpo, "grpo"), "producer": (producer, "grpo")}
 """Command → what it does and the stage that it works on by default."""
+
+
+def _train(work: Callable[[Recipe, str], None], recipe: Recipe, stage: str) -> None:
+    """Work until the stage is done, or SIGTERM ends it between two steps; both are a good end."""
+    from vigorl_lib.training.ranks import StageStopped, stopping_on_sigterm
+
+    with stopping_on_sigterm():
+        write_run_config(_layout(recipe, stage), recipe.model_dump(mode="json"))
+        try:
+            work(recipe, stage)
+        except StageStopped as stopped:
+            log.info("%s", stopped.message)
 
 
 def _layout(recipe: Recipe, stage: str) -> RunLayout:
@@ -96,9 +113,10 @@ def main() -> int:
     stage = arguments.stage or stage
     try:
         recipe = load(Recipe, arguments.recipe, folder=RECIPES, overrides=arguments.overrides)
-        if arguments.command != "producer":
-            write_run_config(_layout(recipe, stage), recipe.model_dump(mode="json"))
-        work(recipe, stage)
+        if arguments.command == "producer":
+            work(recipe, stage)
+        else:
+            _train(work, recipe, stage)
     except VigorlError as error:
         # The last line of the log is what whoever started this process shows.
         log.error("%s: %s", error.reason, error.message)

@@ -90,7 +90,7 @@ def test_the_gpu_profile_builds_what_the_build_script_builds_for_cuda() -> None:
         found = re.search(rf'{service}:cuda\) echo "(.*)" ;;', script)
         assert found
         pairs = dict(word.split("=", 1) for word in found[1].split())
-        wanted = {key: value.replace(",", " ") for key, value in pairs.items()}
+        wanted = {key: value.replace(":", " ") for key, value in pairs.items()}
         assert built[f"vigorl/{service}"]["docker"]["buildArgs"] == wanted
 
 
