@@ -2,8 +2,8 @@
 
 The same command under torchrun, PyTorchJob, TrainJob (ranks from their environment) or alone (one rank). A
 stage writes below `runs/<run id>/<stage>`; the same command again continues it. SIGTERM ends a stage between two
-steps, with a checkpoint and status 0. The producer is one process a
-GRPO run, needs no torch, and runs beside the learner.
+steps, with a checkpoint and status 0. The producer is one process a GRPO run, needs no torch, and runs beside the
+learner.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from vigorl_lib.storage.base import open_storage
 from vigorl_lib.storage.images import ImageStore
 from vigorl_lib.storage.layout import RunLayout
 from vigorl_lib.storage.run_config import write_run_config
+from vigorl_lib.training.trackers import tracking
 
 log = logging.getLogger("vigorl.trainer")
 
@@ -33,7 +34,8 @@ def sft(recipe: Recipe, stage: str) -> None:
     from vigorl_lib.training.sft import train_sft
 
     layout = _layout(recipe, stage)
-    model = train_sft(recipe.sft, storage=layout.storage, run_id=layout.run_id, seed=recipe.seed)
+    with tracking(recipe.trackers, layout) as on_step:
+        model = train_sft(recipe.sft, storage=layout.storage, run_id=layout.run_id, seed=recipe.seed, on_step=on_step)
     log.info("model: %s", model)
 
 
@@ -44,7 +46,15 @@ def grpo(recipe: Recipe, stage: str) -> None:
     layout = _layout(recipe, stage)
     backend = recipe.grpo.weight_transfer
     sender = None if backend == "none" else WeightSender(recipe.services, recipe.policy, backend, layout.run_id)
-    model = train_grpo(recipe.grpo, task=recipe.task, storage=layout.storage, run_id=layout.run_id, sender=sender)
+    with tracking(recipe.trackers, layout) as on_step:
+        model = train_grpo(
+            recipe.grpo,
+            task=recipe.task,
+            storage=layout.storage,
+            run_id=layout.run_id,
+            sender=sender,
+            on_step=on_step,
+        )
     log.info("model: %s", model)
 
 
@@ -82,14 +92,13 @@ COMMANDS = {"sft": (sft, "sft"), "grpo": (grpo, "grpo"), "producer": (producer, 
 
 def _train(work: Callable[[Recipe, str], None], recipe: Recipe, stage: str) -> None:
     """Work until the stage is done, or SIGTERM ends it between two steps; both are a good end."""
-    from vigorl_lib.training.ranks import StageStopped, stopping_on_sigterm
+    from vigorl_lib.training.ranks import StageStopped
 
-    with stopping_on_sigterm():
-        write_run_config(_layout(recipe, stage), recipe.model_dump(mode="json"))
-        try:
-            work(recipe, stage)
-        except StageStopped as stopped:
-            log.info("%s", stopped.message)
+    write_run_config(_layout(recipe, stage), recipe.model_dump(mode="json"))
+    try:
+        work(recipe, stage)
+    except StageStopped as stopped:
+        log.info("%s", stopped.message)
 
 
 def _layout(recipe: Recipe, stage: str) -> RunLayout:

@@ -95,13 +95,18 @@ def examples(draw: st.DrawFn) -> Example:
     box = boxes_on(pictures[0].size)
     kind = draw(st.sampled_from(AnswerKind))
     choices = draw(st.lists(names, min_size=1, max_size=3).map(tuple))
+    box_of_truth = draw(box) if kind is AnswerKind.POINT else draw(st.none() | box)
+    corner = st.builds(Point, st.integers(0, 5000), st.integers(0, 5000), st.just(Frame.ORIGINAL))
+    corners = st.lists(corner, min_size=3, max_size=4).map(tuple)
     truth = GroundTruth(
         answer=draw(st.sampled_from(choices)),
         kind=kind,
         choices=choices,
-        box=draw(box) if kind is AnswerKind.POINT else draw(st.none() | box),
+        box=box_of_truth,
         evidence=draw(st.lists(box, max_size=2).map(tuple)),
         distractors=draw(st.lists(box, max_size=2).map(tuple)),
+        region=() if box_of_truth is None else draw(st.just(()) | corners),
+        accepted=draw(st.lists(names, max_size=2).map(tuple)),
     )
     tags = draw(st.dictionaries(names, texts, max_size=2))
     return Example(draw(names), draw(names), pictures, truth, draw(texts), tags)

@@ -17,9 +17,10 @@ from vigorl_lib.data.records import example_to_record, record_to_example
 from vigorl_lib.data.trajectory_records import record_to_trajectory, stored_trajectory, trajectory_to_record
 from vigorl_lib.domain.example import Example, GroundTruth
 from vigorl_lib.domain.geometry import Box, Frame, Size
-from vigorl_lib.domain.grammar import BACKTRACK_PHRASE, Answer, Turn
+from vigorl_lib.domain.grammar import Answer, Turn
 from vigorl_lib.domain.image import Image
 from vigorl_lib.domain.trajectory import Message, Origin, Role, Segment, StopReason, Trajectory, TurnRecord
+from vigorl_lib.domain.wire import BACKTRACK_PHRASE
 from vigorl_lib.errors import CorruptObject, DataError
 from vigorl_lib.storage.folder import FolderStorage
 from vigorl_lib.storage.images import ImageStore, probe

@@ -9,8 +9,6 @@ from hypothesis import strategies as st
 
 from vigorl_lib.domain.geometry import Frame, Point
 from vigorl_lib.domain.grammar import (
-    FORCED_ANSWER_PREFIX,
-    FORCED_ANSWER_THOUGHT,
     MULTI_TURN,
     SINGLE_TURN,
     THOUGHT_STEPS,
@@ -20,18 +18,17 @@ from vigorl_lib.domain.grammar import (
     Malformed,
     MalformedReason,
     Mode,
-    Spelling,
     TurnScanner,
     Zoom,
     find_points,
     map_points,
     number,
-    observation_text,
     parse_turn,
     render_point,
     render_tool_call,
     render_turn,
 )
+from vigorl_lib.domain.wire import FORCED_ANSWER_PREFIX, FORCED_ANSWER_THOUGHT, Spelling, observation_text
 
 TAGS = (
     "<think>",

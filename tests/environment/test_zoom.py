@@ -12,9 +12,10 @@ from PIL import Image as PILImage
 
 from tests.pictures import encoded
 from vigorl_lib.domain.geometry import Border, Box, Frame, FrameMap, Point, ResizeRule, Size
-from vigorl_lib.domain.grammar import Answer, Continue, Spelling, Zoom, render_turn
+from vigorl_lib.domain.grammar import Answer, Continue, Zoom, render_turn
 from vigorl_lib.domain.image import Image, digest
 from vigorl_lib.domain.trajectory import InvalidTurn, Role, StopReason
+from vigorl_lib.domain.wire import Spelling
 from vigorl_lib.environment.base import Outcome
 from vigorl_lib.environment.config import ZoomConfig
 from vigorl_lib.environment.state import EpisodeState

@@ -84,6 +84,7 @@ async def measure(
     keep: int = 0,
     samples: int = 1,
     seed: int = 0,
+    dataset: str = "",
     on_sample: OnSample = lambda _: None,
 ) -> list[SampleRecord]:
     where = open_storage(str(storage)) if isinstance(storage, Path) else storage
@@ -101,6 +102,7 @@ async def measure(
             max_in_flight=4,
             keep_trajectories=keep,
             samples=samples,
+            dataset=dataset,
             on_sample=on_sample,
         )
     finally:

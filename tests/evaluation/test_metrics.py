@@ -156,6 +156,18 @@ def test_questions_about_one_image_widen_the_interval_by_what_they_share() -> No
     assert accuracy(mixed).high - accuracy(mixed).low < 1.2 * (wilson(200, 400).high - wilson(200, 400).low)
 
 
+def test_questions_about_one_image_widen_the_interval_of_a_difference_too() -> None:
+    def run_of(right: str, per_image: int) -> list[SampleRecord]:
+        return [answered(f"q{k}", letter == "r", image=f"i{k // per_image}") for k, letter in enumerate(right)]
+
+    better, worse = "r" * 40 + "w" * 40, "w" * 40 + "w" * 40
+    alone = compare(run_of(better, 1), run_of(worse, 1))
+    shared = compare(run_of(better, 10), run_of(worse, 10))
+    assert alone.difference == shared.difference == 0.5
+    assert shared.high - shared.low > 2.5 * (alone.high - alone.low)
+    assert shared.p_value == alone.p_value
+
+
 def test_where_all_are_right_a_cluster_counts_once() -> None:
     assert accuracy([answered(f"q{k}", True, image="i") for k in range(50)]) == wilson(50, 50, effective=1)
 

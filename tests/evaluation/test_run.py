@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.evaluation.support import PERFECT, measure, scenes, teacher, watched
-from vigorl_lib.domain.example import Example, GroundTruth
+from vigorl_lib.domain.example import AnswerKind, Example, GroundTruth
 from vigorl_lib.domain.geometry import Box, Crop, Point, Size
 from vigorl_lib.domain.grammar import Answer, Turn, Zoom
 from vigorl_lib.domain.image import Image
@@ -18,9 +18,11 @@ from vigorl_lib.domain.trajectory import StopReason, Trajectory, TurnRecord
 from vigorl_lib.errors import ConfigError, PolicyError, RewardError
 from vigorl_lib.evaluation.metrics import accuracy
 from vigorl_lib.evaluation.run import EvaluationProgress, pointing, read_kept_trajectories, read_records
+from vigorl_lib.evaluation.table import render_table
 from vigorl_lib.reward.base import Score
 from vigorl_lib.reward.config import RewardConfig
 from vigorl_lib.reward.local import LocalReward
+from vigorl_lib.search.shards import Shard
 from vigorl_lib.storage.base import open_storage
 from vigorl_lib.storage.folder import FolderStorage
 from vigorl_lib.storage.images import ImageStore
@@ -60,6 +62,23 @@ async def test_a_cut_off_evaluation_goes_on_with_what_is_missing(tmp_path: Path)
     records = await measure(SCENES, policy, tmp_path)
     assert set(policy.asked) == {example.example_id for example in SCENES[4:]}
     assert records == await measure(SCENES, teacher(SCENES), tmp_path / "whole")
+
+
+async def test_shards_under_one_prefix_make_the_table_of_one_process(tmp_path: Path) -> None:
+    whole = await measure(SCENES, teacher(SCENES), tmp_path / "whole")
+    for index in range(3):
+        mine = [example for example in SCENES if Shard(index, 3).holds(example.example_id)]
+        await measure(mine, teacher(SCENES), tmp_path / "shards")
+    records = sorted(read_records(open_storage(str(tmp_path / "shards")), "evaluation"), key=lambda r: r.example_id)
+    assert records == whole
+    assert render_table({("p", "m"): records}) == render_table({("p", "m"): whole})
+    assert records == await measure(SCENES, watched(SCENES, [e.example_id for e in SCENES]), tmp_path / "shards")
+
+
+async def test_records_of_another_data_set_are_not_mixed_in(tmp_path: Path) -> None:
+    await measure(SCENES[:2], teacher(SCENES), tmp_path, dataset="scenes/test")
+    with pytest.raises(ConfigError, match="another dataset"):
+        await measure(SCENES, teacher(SCENES), tmp_path, dataset="scenes/validation")
 
 
 async def test_failed_samples_are_no_wrong_answers_and_are_asked_again(tmp_path: Path) -> None:
@@ -188,6 +207,15 @@ def test_without_a_zoom_a_point_must_lie_on_the_evidence() -> None:
     assert error == pytest.approx(5.5)
     assert hit is False
     assert pointing(example_at(Box(225, 200, 240, 220)), answered(cited))[1] is True
+
+
+def test_any_of_several_regions_will_do_and_a_point_questions_box_is_one() -> None:
+    far = Box(0, 0, 4, 4)
+    cited = replace(ANSWER, turn=Turn("", (Point(52.5, 52.5),), Answer("pink")))
+    assert pointing(example_at(far, TARGET), answered(cited)) == (0.0, True)
+    assert pointing(example_at(far, TARGET), answered(zoomed(52.5, 52.5, Box(180, 180, 260, 260)), ANSWER))[1] is True
+    boxed = replace(example_at(), truth=GroundTruth("", AnswerKind.POINT, box=TARGET))
+    assert pointing(boxed, answered(cited)) == (0.0, True)
 
 
 def test_pointing_is_unknown_without_evidence_and_missed_without_a_point() -> None:

@@ -12,9 +12,9 @@ from tests.data.strategies import examples, images, points, sizes, texts, turn_r
 from tests.rpc.strategies import segments, wire_trajectories
 from vigorl_lib.domain.example import Example
 from vigorl_lib.domain.geometry import Border, Crop, Point, ResizeRule
-from vigorl_lib.domain.grammar import Spelling
 from vigorl_lib.domain.image import Image
 from vigorl_lib.domain.trajectory import InvalidTurn, Message, Role, Segment, StopReason, Trajectory, TurnRecord
+from vigorl_lib.domain.wire import Spelling
 from vigorl_lib.environment import convert as environment_convert
 from vigorl_lib.environment.base import Outcome
 from vigorl_lib.environment.config import ZoomConfig

@@ -26,12 +26,12 @@ T = TypeVar("T")
 
 
 def recipe_options(
-    default: str, *, calls_services: bool = False
+    default: str, *, calls_services: bool = False, check: Callable[[Recipe], None] | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Options `--recipe --set --root --run-id --dry-run`; the command gets the resolved `recipe`.
 
-    With `--dry-run` the resolved recipe is printed and the command does not run. One that calls services has
-    `--context`, too.
+    With `--dry-run` the resolved recipe is printed and the command does not run; `check` may then say more of it, or
+    refuse it. A command that calls services has `--context`, too.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -56,6 +56,8 @@ def recipe_options(
             recipe = resolve(recipe_name, overrides, root=root, run_id=run_id, context=context)
             if dry_run:
                 click.echo(json.dumps(recipe.model_dump(mode="json"), indent=2))
+                if check is not None:
+                    check(recipe)
                 return
             command(recipe=recipe, **rest)
 

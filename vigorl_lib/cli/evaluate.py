@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import asdict
+from pathlib import Path
 
 import click
 
+from vigorl_lib.cli.benchmark import default_recipe, show_benchmarks
 from vigorl_lib.cli.common import recipe_options, run_async, shard_option
 from vigorl_lib.cli.progress import Progress
 from vigorl_lib.errors import ConfigError
@@ -21,14 +24,36 @@ ALL = Shard()
 
 
 @click.command("eval")
+@click.option("--benchmark", is_eager=True, callback=default_recipe, metavar="NAME", help="A benchmark's name, or all.")
+@click.option("--files", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Import its files first.")
+@click.option("--policy", help="Name of the policy, instead of the recipe's.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many questions.")
 @click.option("--rescore", is_flag=True, help="Score the kept trajectories by this recipe's reward; asks no policy.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of the table.")
 @shard_option
 @recipe_options(default="quickstart-evaluate", calls_services=True)
-def evaluate(recipe: Recipe, shard: Shard, rescore: bool, as_json: bool) -> None:
-    """Measure a policy on a data set, in this process or by the service at services.evaluation."""
+def evaluate(
+    recipe: Recipe,
+    shard: Shard,
+    benchmark: str | None,
+    files: Path | None,
+    policy: str | None,
+    limit: int | None,
+    rescore: bool,
+    as_json: bool,
+) -> None:
+    """Measure a policy on a data set or a benchmark, in this process or by the service at services.evaluation."""
     from vigorl_lib.evaluation.table import cells_to_json, render_table
 
+    limited = recipe.evaluation.model_copy(update={"limit": limit or recipe.evaluation.limit})
+    recipe = recipe.model_copy(update={"policy": policy or recipe.policy, "evaluation": limited})
+    if benchmark := benchmark or recipe.evaluation.benchmark:
+        if rescore:
+            raise click.UsageError("--rescore does not go with --benchmark; name its run and data set instead")
+        show_benchmarks(recipe, shard, benchmark, files, as_json=as_json)
+        return
+    if files is not None:
+        raise click.UsageError("--files needs --benchmark NAME, or all")
     cells = run_async(rescore_policy(recipe) if rescore else evaluate_policy(recipe, shard))
     click.echo(json.dumps(cells_to_json(cells), indent=2) if as_json else render_table(cells))
 
@@ -84,16 +109,19 @@ async def rescore_policy(recipe: Recipe) -> dict[tuple[str, str], list[SampleRec
     return cells
 
 
-async def evaluate_policy(recipe: Recipe, shard: Shard = ALL) -> dict[tuple[str, str], list[SampleRecord]]:
+async def evaluate_policy(
+    recipe: Recipe, shard: Shard = ALL, task_for: Callable[[str], TaskConfig] | None = None
+) -> dict[tuple[str, str], list[SampleRecord]]:
     """Sample records by (policy, mode), made by the service at services.evaluation, else in this process.
 
-    What a killed call recorded is not asked again.
+    `task_for` says how each of the evaluation's modes is asked, instead of the recipe's task in that mode. What a
+    killed call recorded is not asked again.
     """
     measure = _by_service if recipe.services.evaluation else _in_process
     cells = {}
     for mode in recipe.evaluation.modes:
-        temperature = recipe.evaluation.temperature
-        task = recipe.task.model_copy(update={"mode": mode, "prompt": "", "temperature": temperature})
+        asked = recipe.task.model_copy(update={"mode": mode, "prompt": ""}) if task_for is None else task_for(mode)
+        task = asked.model_copy(update={"temperature": recipe.evaluation.temperature})
         with Progress(f"evaluate: {recipe.policy}, {mode}") as progress:
 
             def show(now: EvaluationProgress, progress: Progress = progress) -> None:
@@ -109,6 +137,7 @@ async def _in_process(recipe: Recipe, shard: Shard, task: TaskConfig, show: OnSa
     from vigorl_lib.policy.cached import CachedPolicy
     from vigorl_lib.rollout.step import Stepper
     from vigorl_lib.rollout.wiring import connect
+    from vigorl_lib.search.pacing import PacedPolicy
     from vigorl_lib.storage.base import open_storage
     from vigorl_lib.storage.images import ImageStore
     from vigorl_lib.storage.layout import RunLayout
@@ -117,18 +146,20 @@ async def _in_process(recipe: Recipe, shard: Shard, task: TaskConfig, show: OnSa
     dataset, limit = recipe.dataset, recipe.evaluation.limit or None
     examples = read_dataset(storage, ImageStore(storage), dataset.name, dataset.split, limit, with_images=False)
     async with connect(recipe.services, recipe.policy) as wired:
-        policy = CachedPolicy(wired.policy, storage) if recipe.evaluation.cache_answers else wired.policy
+        paced = PacedPolicy(wired.policy)
+        policy = CachedPolicy(paced, storage) if recipe.evaluation.cache_answers else paced
         return await measure(
             [example for example in examples if shard.holds(example.example_id)],
             Stepper(policy, wired.environment, task, load_image=ImageStore(storage).get),
             wired.reward,
             recipe.reward,
             storage=storage,
-            prefix=RunLayout(storage, recipe.run_id).evaluation(recipe.policy, task.mode),
+            prefix=RunLayout(storage, recipe.run_id).evaluation(recipe.policy, task.prompt_name),
             seed=recipe.seed,
             max_in_flight=recipe.evaluation.max_in_flight,
             keep_trajectories=recipe.evaluation.keep_trajectories,
             samples=recipe.evaluation.samples,
+            dataset=f"{dataset.name}/{dataset.split}",
             on_sample=show,
         )
 

@@ -1,4 +1,4 @@
-"""`vigorl report`: write report.html of a run again, or the page of one search tree."""
+"""`vigorl report`: write report.html of a run again, of its evaluations, or the page of one search tree."""
 
 from __future__ import annotations
 
@@ -56,6 +56,47 @@ def tree(recipe: Recipe, example: str | None) -> None:
 
     storage = open_storage(recipe.root)
     click.echo(f"{storage.uri}/{write_tree_page(storage, recipe, example)}")
+
+
+@report.command()
+@click.option("--samples", default=12, show_default=True, help="Questions shown of each outcome.")
+@click.option("--run-id", required=True, help="The run; with those below it, such as those of benchmarks.")
+@click.option("--root", required=True, help="Storage root: a folder or s3://bucket/prefix.")
+def evaluation(root: str, run_id: str, samples: int) -> None:
+    """Write report.html, results.json and results.md of the evaluations of a run."""
+    from vigorl_lib.report.evaluation import write_evaluation_report
+    from vigorl_lib.storage.base import open_storage
+
+    storage = open_storage(root)
+    click.echo(f"{storage.uri}/{write_evaluation_report(storage, run_id, samples=samples)}")
+
+
+@report.command()
+@click.option("--step", required=True, type=click.IntRange(min=0), help="Training step, from 0.")
+@click.option("--stage", default="grpo", show_default=True, help="Name of the stage within the run.")
+@click.option("--groups", default=16, show_default=True, type=click.IntRange(min=1), help="Groups shown at most.")
+@recipe_options(default="quickstart-grpo")
+def rollouts(recipe: Recipe, step: int, stage: str, groups: int) -> None:
+    """Write a page of the rollouts of one GRPO step."""
+    from vigorl_lib.report.rollouts_page import render_rollouts
+    from vigorl_lib.storage.base import open_storage
+    from vigorl_lib.storage.images import ImageStore
+    from vigorl_lib.storage.layout import RunLayout
+    from vigorl_lib.training.groups import read_step
+
+    storage = open_storage(recipe.root)
+    layout = RunLayout(storage, f"{recipe.run_id}/{stage}")
+    found = read_step(layout, step)
+    if found is None:
+        raise DataError(
+            f"step {step} of {layout.root} in {storage.uri} is not committed; its rollouts are not done, or the run "
+            "is another one",
+            reason="STEP_MISSING",
+        )
+    key = f"{layout.root}/rollouts/{step:06d}.html"
+    page = render_rollouts(found, recipe.grpo, ImageStore(storage).load, run_id=layout.run_id, groups=groups)
+    storage.write(key, page.encode())
+    click.echo(f"{storage.uri}/{key}")
 
 
 def write_tree_page(storage: Storage, recipe: Recipe, example_id: str | None) -> str:

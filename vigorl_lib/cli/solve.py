@@ -70,6 +70,7 @@ async def _solve(
 ) -> None:
     from vigorl_lib.domain.example import Example, GroundTruth
     from vigorl_lib.domain.trajectory import Prefix, TurnRecord
+    from vigorl_lib.domain.wire import THINK_CLOSE
     from vigorl_lib.storage.images import probe
 
     image = probe(data)
@@ -77,7 +78,7 @@ async def _solve(
 
     def show(record: TurnRecord) -> None:
         click.echo(click.style(record.turn.thought, dim=True))
-        click.echo(record.text.rpartition("</think>")[2].strip() or record.text)
+        click.echo(record.text.rpartition(THINK_CLOSE)[2].strip() or record.text)
         if record.crop is not None:
             box = record.crop.window
             click.echo(

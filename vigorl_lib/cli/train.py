@@ -7,13 +7,25 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
 
 from vigorl_lib.cli.common import recipe_options
 from vigorl_lib.cli.progress import Progress
+from vigorl_lib.errors import ConfigError
+from vigorl_lib.recipes.check import Stage, check_recipe
 from vigorl_lib.recipes.schema import Recipe
+
+
+def _check(stage: Stage, recipe: Recipe) -> None:
+    """Say on stderr what a dry run finds. Raises ConfigError (RECIPE_UNFIT)."""
+    findings = check_recipe(recipe, stage)
+    for finding in findings:
+        click.echo(str(finding), err=True)
+    if wrong := [finding for finding in findings if finding.level == "error"]:
+        raise ConfigError(f"{len(wrong)} of {len(findings)} findings cannot work: see above", reason="RECIPE_UNFIT")
 
 
 @click.group()
@@ -23,7 +35,7 @@ def train() -> None:
 
 @train.command()
 @click.option("--stage", default="sft", show_default=True, help="Name of the stage within the run.")
-@recipe_options(default="quickstart-sft")
+@recipe_options(default="quickstart-sft", check=partial(_check, "sft"))
 def sft(recipe: Recipe, stage: str) -> None:
     """Supervised fine-tuning on chains."""
     train_stage("sft", recipe, stage=stage)
@@ -31,7 +43,7 @@ def sft(recipe: Recipe, stage: str) -> None:
 
 @train.command()
 @click.option("--stage", default="grpo", show_default=True, help="Name of the stage within the run.")
-@recipe_options(default="quickstart-grpo", calls_services=True)
+@recipe_options(default="quickstart-grpo", calls_services=True, check=partial(_check, "grpo"))
 def grpo(recipe: Recipe, stage: str) -> None:
     """Group-relative policy optimisation against running services."""
     train_stage("grpo", recipe, stage=stage)

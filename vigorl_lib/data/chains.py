@@ -11,8 +11,8 @@ import json
 from collections.abc import Iterable
 
 from vigorl_lib.data.trajectory_records import record_to_trajectory, trajectory_to_record
-from vigorl_lib.domain.grammar import BACKTRACK_PHRASE
 from vigorl_lib.domain.trajectory import Trajectory
+from vigorl_lib.domain.wire import BACKTRACK_PHRASE
 from vigorl_lib.errors import CorruptObject, DataError
 from vigorl_lib.storage.base import Storage
 from vigorl_lib.storage.images import ImageStore

@@ -10,7 +10,7 @@ from typing import Any
 
 from vigorl_lib.data.fields import Fields
 from vigorl_lib.domain.example import AnswerKind, Example, GroundTruth
-from vigorl_lib.domain.geometry import Box, Frame, Size
+from vigorl_lib.domain.geometry import Box, Frame, Point, Size
 from vigorl_lib.domain.image import Image
 from vigorl_lib.errors import DataError
 from vigorl_lib.storage.images import ImageStore
@@ -18,7 +18,7 @@ from vigorl_lib.storage.images import ImageStore
 VERSION = 1
 """Version of the example format. A record of a later version is refused; one without a version is of this one."""
 
-TRUTH_FIELDS = ("answer", "kind", "choices", "box", "evidence", "distractors")
+TRUTH_FIELDS = ("answer", "kind", "choices", "box", "evidence", "distractors", "region", "accepted")
 FIELDS = ("version", "id", "question", "images", *TRUTH_FIELDS, "task", "tags")
 
 
@@ -36,6 +36,8 @@ def example_to_record(example: Example) -> dict[str, Any]:
         "box": None if truth.box is None else _corners(truth.box),
         "evidence": [_corners(box) for box in truth.evidence],
         "distractors": [_corners(box) for box in truth.distractors],
+        "region": [[corner.x, corner.y] for corner in truth.region],
+        "accepted": list(truth.accepted),
         "task": example.task,
         "tags": dict(example.tags),
     }
@@ -83,7 +85,14 @@ def read_truth(fields: Fields, size: Size) -> GroundTruth:
         raise fields.error("the field 'box' is missing; a question for a point needs the region that is right")
     evidence = tuple(read_box(fields, "evidence", value, size) for value in fields.items("evidence", ()))
     distractors = tuple(read_box(fields, "distractors", value, size) for value in fields.items("distractors", ()))
-    return GroundTruth(answer, kind, choices, box, evidence, distractors)
+    corners = [fields.numbers_of("region", corner, 2) for corner in fields.items("region", ())]
+    region = tuple(Point(x, y, Frame.ORIGINAL) for x, y in corners)
+    if region and (box is None or len(region) < 3):
+        raise fields.error("region: expected at least three corners [x, y], and the box around them")
+    accepted = tuple(fields.items("accepted", ()))
+    if not all(isinstance(spelling, str) for spelling in accepted):
+        raise fields.error("accepted: expected a list of texts")
+    return GroundTruth(answer, kind, choices, box, evidence, distractors, region, accepted)
 
 
 def read_box(fields: Fields, name: str, value: object, size: Size) -> Box:

@@ -5,9 +5,8 @@ A turn is a thought, the points that the thought cites, and one action: `Zoom`, 
 `parse_turn` reads one, strictly or leniently, and says by a typed reason why it could not.
 `TurnScanner` reads a turn while it is being sampled.
 
-The wire literals below are facts that released checkpoints depend on (ViGoRL, arXiv 2505.23678, and
-its public code); they stand here and nowhere else. This module knows no pixels: whether a point lies
-on the image is for the environment to say.
+The literals are `vigorl_lib.domain.wire`. This module knows no pixels: whether a point lies on the image is for the
+environment to say.
 """
 
 from __future__ import annotations
@@ -16,28 +15,25 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import StrEnum
 
 from vigorl_lib.domain.geometry import Frame, Point
+from vigorl_lib.domain.wire import (
+    ACTION_STOPS,
+    ANSWER_CLOSE,
+    ANSWER_OPEN,
+    PREVIOUS_THOUGHT,
+    THINK_CLOSE,
+    THINK_OPEN,
+    TOOL_CLOSE,
+    TOOL_NAME,
+    TOOL_OPEN,
+)
 
-THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
-TOOL_OPEN, TOOL_CLOSE = "<tool_call>", "</tool_call>"
-ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
-OBSERVATION_OPEN, OBSERVATION_CLOSE = "<observation>", "</observation>"
-TOOL_NAME = "search_coordinate"
-
-OBSERVATION_SENTENCE = "Here is the crop of the image centered on the coordinate"
-OBSERVATION_DOT_CLAUSE = ", with a red dot at the coordinate location"
-FORCED_ANSWER_THOUGHT = "Based on all the information I've gathered, I'll now provide my final answer."
-FORCED_ANSWER_PREFIX = f"{THINK_OPEN} {FORCED_ANSWER_THOUGHT} {THINK_CLOSE}\n{ANSWER_OPEN}"
-PREVIOUS_THOUGHT = "\n\nPrevious thought "
-"""Between a question and each of the thoughts that are numbered behind it."""
-BACKTRACK_PHRASE = "Wait, this seems off. Let's try something else."
-
-ACTION_STOPS = (TOOL_CLOSE, ANSWER_CLOSE)
-"""Sampling of a turn ends once the text ends with one of these."""
-
-_POINT = re.compile(r"\(\s*(-?\d+(?:\.\d+)?)\s*,\s*(-?\d+(?:\.\d+)?)\s*\)")
+# Below a billion, as in a tool call: a longer number is no coordinate, and the longest are infinite as floats.
+_NUMBER = r"(-?\d{1,9}(?:\.\d+)?)"
+_POINT = re.compile(rf"\(\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\)")
 _CALL = re.compile(f"{TOOL_OPEN}(.*?){TOOL_CLOSE}", re.DOTALL)
 _TAG = re.compile(r"</?(?:think|tool_call|answer|observation)>")
 
@@ -46,18 +42,6 @@ class ActionKind(StrEnum):
     CONTINUE = "continue"
     ZOOM = "zoom"
     ANSWER = "answer"
-
-
-class Spelling(StrEnum):
-    """How an observation is written. Ours is that of the reference's GRPO, which its final weights saw most.
-
-    The others are named after the part of the reference that writes so; `eval` and `demo` never tell of the dot.
-    """
-
-    GRPO = "grpo"
-    SFT = "sft"
-    EVAL = "eval"
-    DEMO = "demo"
 
 
 class ContinueStyle(StrEnum):
@@ -147,8 +131,8 @@ def find_points(text: str, frame: Frame = Frame.MODEL) -> tuple[Point, ...]:
 
 
 def number(value: float) -> str:
-    """A coordinate as it is written: an integer where it is one."""
-    return str(int(value)) if float(value).is_integer() else repr(float(value))
+    """A coordinate as it is written: an integer where it is one, and never with an exponent."""
+    return str(int(value)) if float(value).is_integer() else format(Decimal(repr(float(value))), "f")
 
 
 def render_point(point: Point) -> str:
@@ -208,21 +192,6 @@ def render_turn(thought: str, action: Action) -> str:
 def numbered_thoughts(thoughts: Iterable[str]) -> str:
     """What follows a question that is asked again after some thoughts; empty without any."""
     return "".join(f"{PREVIOUS_THOUGHT}{number}: {thought.strip()}" for number, thought in enumerate(thoughts, 1))
-
-
-def observation_text(spelling: Spelling = Spelling.GRPO, *, dot: bool = False) -> tuple[str, str]:
-    """Text before and after the crop's image in the environment's message; `dot` says that one is drawn."""
-    told = dot and spelling in (Spelling.GRPO, Spelling.SFT)
-    sentence = OBSERVATION_SENTENCE + (OBSERVATION_DOT_CLAUSE if told else "") + ":"
-    match spelling:
-        case Spelling.GRPO:
-            return f"{OBSERVATION_OPEN}\n{sentence}\n", OBSERVATION_CLOSE
-        case Spelling.SFT:
-            return f"{OBSERVATION_OPEN}\n{sentence}\n", f"\n{OBSERVATION_CLOSE}"
-        case Spelling.EVAL:
-            return f"{OBSERVATION_OPEN}\n{sentence}", f"\n{OBSERVATION_CLOSE}"
-        case Spelling.DEMO:
-            return f"{OBSERVATION_OPEN}\n{sentence}\n{OBSERVATION_CLOSE}", ""
 
 
 def parse_turn(text: str, mode: Mode = MULTI_TURN, *, strict: bool = True, frame: Frame = Frame.MODEL) -> Turn:

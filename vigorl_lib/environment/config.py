@@ -8,7 +8,7 @@ from pydantic import Field
 
 from vigorl_lib.config import Section
 from vigorl_lib.domain.geometry import Border
-from vigorl_lib.domain.grammar import Spelling
+from vigorl_lib.domain.wire import Spelling
 
 
 class ZoomConfig(Section):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from vigorl_lib.domain.geometry import Border
-from vigorl_lib.domain.grammar import Spelling
 from vigorl_lib.domain.image import Image
 from vigorl_lib.domain.trajectory import Message
+from vigorl_lib.domain.wire import Spelling
 from vigorl_lib.environment.base import Episode, Outcome
 from vigorl_lib.environment.config import ZoomConfig
 from vigorl_lib.rpc import convert

@@ -109,7 +109,9 @@ def decode(data: bytes, key: bytes = LOCAL_KEY) -> EpisodeState:
 
 
 def _mac(payload: bytes, key: bytes) -> bytes:
-    return hmac.digest(key, bytes([VERSION]) + payload, hashlib.sha256)
+    # Not `hmac.digest`: it lets go of the interpreter's lock even for a few bytes, and gets it back only once a busy
+    # thread gives way; on an event loop beside decoding threads that is most of a step.
+    return hmac.new(key, bytes([VERSION]) + payload, hashlib.sha256).digest()
 
 
 def _refused(problem: str) -> EpisodeError:

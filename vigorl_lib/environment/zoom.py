@@ -20,9 +20,10 @@ from PIL import ImageDraw
 
 from vigorl_lib.domain.cache import ByteCache
 from vigorl_lib.domain.geometry import Box, Crop, Frame, FrameMap, Point, ResizeRule, Size, crop_window
-from vigorl_lib.domain.grammar import MODES, Answer, Continue, Malformed, Turn, Zoom, observation_text, parse_turn
+from vigorl_lib.domain.grammar import MODES, Answer, Continue, Malformed, Turn, Zoom, parse_turn
 from vigorl_lib.domain.image import Image, digest
 from vigorl_lib.domain.trajectory import InvalidTurn, Message, Role, StopReason
+from vigorl_lib.domain.wire import observation_text
 from vigorl_lib.environment.base import Episode, Outcome
 from vigorl_lib.environment.config import ZoomConfig
 from vigorl_lib.environment.state import LOCAL_KEY, EpisodeState

@@ -11,6 +11,9 @@ class EvaluationConfig(Section):
     """What is measured: each mode is one cell of the table. Greedy unless the temperature says otherwise."""
 
     modes: tuple[str, ...] = ("single_turn", "multi_turn")
+    benchmark: str = ""
+    """Name of a benchmark, or `all`: its data set, prompts and crop are taken instead of the recipe's, and `modes` are
+    prompts of it, by default its first one (docs/benchmarks.md)."""
     temperature: float = Field(default=0.0, ge=0.0)
     samples: int = Field(default=1, ge=1)
     """Answers to each question, for pass@k and majority votes; at temperature 0 all are the same."""
@@ -18,7 +21,8 @@ class EvaluationConfig(Section):
     """Remember greedy answers in storage, for any evaluation of the same policy that asks the same."""
     limit: int = Field(default=0, ge=0)
     """Only the first examples; 0 takes all."""
-    max_in_flight: int = Field(default=128, ge=1)
+    max_in_flight: int = Field(default=256, ge=1)
+    """Conversations at a time, at most; within it the policy's load decides."""
     bootstrap_samples: int = Field(default=2000, ge=100)
     keep_trajectories: int = Field(default=120, ge=0)
     """Trajectories of this many examples, the first ones, are kept for the report."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 
 Z_95 = 1.959963984540054
+NOT_PARSEABLE = ("malformed", "no_answer")
+"""Outcomes of samples whose answer cannot be read as what was asked for, or that have none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,25 +82,34 @@ def wilson(successes: float, n: int, *, effective: float | None = None) -> Propo
 
 
 def accuracy(records: Sequence[SampleRecord]) -> Proportion:
-    """Share of right samples. Samples about the same image are one cluster and widen the interval.
+    """Share of right samples. Samples about the same image are one cluster and widen the interval."""
+    return clustered([record.correct for record in records], [record.image or record.example_id for record in records])
+
+
+def clustered(verdicts: Sequence[bool], clusters: Sequence[str]) -> Proportion:
+    """Share of the verdicts that hold, of which those of one cluster may depend on each other.
 
     The interval is Wilson's with n divided by the design effect: the cluster-robust variance of the share over that
-    of independent samples, at least 1 (Kish 1965). Where each image was asked about once it is Wilson's own.
+    of independent verdicts, at least 1 (Kish 1965). Where every cluster has one verdict it is Wilson's own.
     """
-    n = len(records)
+    n, right = len(verdicts), sum(verdicts)
     if n == 0:
         return wilson(0.0, 0)
-    right = sum(record.correct for record in records)
     share = right / n
-    clusters: dict[str, list[float]] = {}
-    for record in records:
-        clusters.setdefault(record.image or record.example_id, []).append(record.correct - share)
-    if len(clusters) in (1, n) or share in (0.0, 1.0):
+    residuals: dict[str, list[float]] = {}
+    for verdict, cluster in zip(verdicts, clusters, strict=True):
+        residuals.setdefault(cluster, []).append(verdict - share)
+    if len(residuals) in (1, n) or share in (0.0, 1.0):
         # Without any spread nothing is known of the correlation within a cluster: the careful guess is all of it.
-        return wilson(right, n, effective=len(clusters))
-    robust = sum(sum(residuals) ** 2 for residuals in clusters.values()) * len(clusters) / (len(clusters) - 1)
+        return wilson(right, n, effective=len(residuals))
+    robust = sum(sum(group) ** 2 for group in residuals.values()) * len(residuals) / (len(residuals) - 1)
     design_effect = max(1.0, robust / (n * share * (1 - share)))
     return wilson(right, n, effective=n / design_effect)
+
+
+def not_parseable(records: Sequence[SampleRecord]) -> Proportion:
+    """Share of samples without an answer that can be read as one; they count as wrong and are told apart."""
+    return wilson(sum(record.outcome in NOT_PARSEABLE for record in records), len(records))
 
 
 def by_question(records: Sequence[SampleRecord]) -> dict[str, list[SampleRecord]]:
@@ -155,16 +166,19 @@ def compare(
 ) -> Paired:
     """Accuracy of `first` minus that of `second` over the examples that both answered.
 
-    Several samples of an example count as their mean. `p_value` is that of the exact sign test over the examples on
-    which the two differ, which for one sample each is McNemar's.
+    Several samples of an example count as their mean, and examples about one image are drawn together for the
+    interval. `p_value` is that of the exact sign test over the examples on which the two differ, which for one sample
+    each is McNemar's; it takes examples for independent.
     """
     of_first, of_second = _shares_by_question(first), _shares_by_question(second)
-    differences = [share - of_second[name] for name, share in of_first.items() if name in of_second]
+    images = {record.example_id: record.image or record.example_id for record in first}
+    shared = [name for name in of_first if name in of_second]
+    differences = [of_first[name] - of_second[name] for name in shared]
     n = len(differences)
     if n == 0:
         return Paired(0.0, -1.0, 1.0, 0, 0, 0, 1.0)
     only_first, only_second = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
-    low, high = _bootstrap(differences, samples, seed)
+    low, high = bootstrap_mean(differences, [images[name] for name in shared], samples=samples, seed=seed)
     return Paired(fmean(differences), low, high, n, only_first, only_second, mcnemar(only_first, only_second))
 
 
@@ -172,17 +186,24 @@ def _shares_by_question(records: Sequence[SampleRecord]) -> dict[str, float]:
     return {name: fmean(record.correct for record in samples) for name, samples in by_question(records).items()}
 
 
-def _bootstrap(differences: Sequence[float], samples: int, seed: int) -> tuple[float, float]:
-    """95 % percentile interval of the mean difference over examples drawn with replacement (Efron 1979).
+def bootstrap_mean(
+    values: Sequence[float], clusters: Sequence[str] | None = None, *, samples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % percentile interval of the mean, over values drawn with replacement (Efron 1979); not of nothing.
 
-    Drawing n examples is one multinomial draw over their distinct differences.
+    Values of one cluster are drawn together. Drawing n clusters is one multinomial draw over their distinct sums and
+    sizes.
     """
     import numpy as np
 
-    values, counts = np.unique(np.array(differences), return_counts=True)
-    n = len(differences)
-    drawn = np.random.default_rng(seed).multinomial(n, counts / n, size=samples)
-    low, high = np.quantile(drawn @ values / n, (0.025, 0.975))
+    groups: dict[str | int, list[float]] = {}
+    for number, value in enumerate(values):
+        groups.setdefault(number if clusters is None else clusters[number], []).append(value)
+    drawn_from = np.array([(sum(group), len(group)) for group in groups.values()])
+    distinct, counts = np.unique(drawn_from, axis=0, return_counts=True)
+    n = len(groups)
+    drawn = np.random.default_rng(seed).multinomial(n, counts / n, size=samples) @ distinct
+    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], (0.025, 0.975))
     return float(low), float(high)
 
 
@@ -193,6 +214,7 @@ def summarize(records: Sequence[SampleRecord]) -> dict[str, float]:
     return {
         "n": len(records),
         "accuracy": accuracy(records).value,
+        "not_parseable": not_parseable(records).value,
         "zoom_rate": _mean(records, lambda r: r.zooms > 0),
         "turns": _mean(records, lambda r: r.turns),
         "reward": _mean(records, lambda r: r.reward),

@@ -22,6 +22,7 @@ from vigorl_lib.domain.example import Example
 from vigorl_lib.domain.geometry import Frame, FrameMap
 from vigorl_lib.domain.trajectory import Trajectory
 from vigorl_lib.errors import ConfigError, PolicyError, VigorlError
+from vigorl_lib.evaluation.behaviours import evidence_of
 from vigorl_lib.evaluation.metrics import SampleRecord
 from vigorl_lib.reward.base import Reward, RewardOutcome, Score
 from vigorl_lib.reward.config import RewardConfig
@@ -30,6 +31,9 @@ from vigorl_lib.rollout.step import Stepper
 from vigorl_lib.storage.base import Storage
 from vigorl_lib.storage.images import ImageStore
 from vigorl_lib.storage.segments import SegmentWriter, read_segments
+
+SETTINGS = "settings.json"
+"""Beside the records: how they were made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +52,52 @@ OnSample = Callable[[EvaluationProgress], None]
 
 
 @dataclass(frozen=True, slots=True)
-class _Sample:
-    """A scored trajectory, or why there is none."""
+class _Sampler:
+    """Makes the samples of one evaluation and writes them; those of the examples in `kept` with their trajectory."""
 
-    example: Example
-    number: int
-    scored: tuple[Trajectory, Score] | None
-    error: str = ""
+    stepper: Stepper
+    reward: Reward
+    config: RewardConfig
+    images: ImageStore
+    writer: SegmentWriter
+    prefix: str
+    seed: int
+    kept: frozenset[str]
+
+    async def sample(self, example: Example, number: int) -> SampleRecord | str:
+        """The record, or what went wrong."""
+        scored = await self._scored(example, number)
+        if isinstance(scored, str):
+            return f"{example.example_id}: {scored}"
+        record = to_record(example, *scored, sample=number)
+        # Here and not where results are counted: that would hold up all who wait for a free place.
+        await asyncio.to_thread(self._write, record, *scored)
+        return record
+
+    async def _scored(self, example: Example, number: int) -> tuple[Trajectory, Score] | str:
+        trajectory_id = f"{self.prefix}/{example.example_id}/{number}"
+        seed_path = (self.seed, "evaluate", example.example_id, number)
+        try:
+            example = await _with_images(example, self.images)
+            trajectory = await solve(self.stepper, example, trajectory_id=trajectory_id, seed_path=seed_path)
+            if trajectory.stop.is_error:
+                return trajectory.error or trajectory.stop.value
+            (score,) = await self.reward.score([(example, trajectory)], config=self.config)
+        except VigorlError as error:
+            return f"{error.reason}: {error.message}"
+        if isinstance(score, VigorlError):
+            return f"{score.reason}: {score.message}"
+        if isinstance(score, Exception):
+            raise score
+        return trajectory, score
+
+    def _write(self, record: SampleRecord, trajectory: Trajectory, score: Score) -> None:
+        entry: dict[str, Any] = {"sample": asdict(record)}
+        if record.example_id in self.kept:
+            parts, outcome = dict(score.parts), score.outcome.value
+            whole = replace(trajectory, reward=score.total, reward_parts=parts, outcome=outcome)
+            entry["trajectory"] = stored_trajectory(whole, self.images)
+        self.writer.append(entry)
 
 
 async def evaluate(
@@ -70,50 +113,42 @@ async def evaluate(
     on_sample: OnSample,
     keep_trajectories: int = 0,
     samples: int = 1,
+    dataset: str = "",
 ) -> list[SampleRecord]:
     """Records of `samples` answers to each example, in the order of the examples.
 
     The trajectories of the first `keep_trajectories` examples are kept, too. Several processes may share a prefix,
-    each with examples of its own. Images without bytes are loaded from `storage` when their sample begins.
+    each with examples of its own. Images without bytes are loaded from `storage` when their sample begins. `dataset`
+    is `name/split` of where the examples are from, for whoever reads the records.
 
     Raises PolicyError (EVALUATION_INCOMPLETE) if failures left samples undone, ConfigError
     (EVALUATION_DIFFERS) if records under the prefix were made with other settings.
     """
-    await _claim(storage, prefix, stepper, reward_config, seed)
+    await _claim(storage, prefix, stepper, reward_config, seed, dataset)
     asked = [(example, number) for example in examples for number in range(samples)]
     wanted = {(example.example_id, number) for example, number in asked}
-    records = await asyncio.to_thread(read_records, storage, prefix)
-    done = {_key(record): record for record in records if _key(record) in wanted}
-    images = ImageStore(storage)
-    kept = {example.example_id for example in examples[:keep_trajectories]}
+    recorded = await asyncio.to_thread(read_records, storage, prefix)
+    done = {_key(record): record for record in recorded if _key(record) in wanted}
     missing = [(example, number) for example, number in asked if (example.example_id, number) not in done]
     failed: list[str] = []
-
     resumed = list(done.values())
-    for count, record in enumerate(resumed, start=1):
-        on_sample(EvaluationProgress(count, len(asked), 0, len(resumed), record))
-
-    async def sample(example: Example, number: int) -> _Sample:
-        return await _sample(example, number, images, stepper, reward, reward_config, prefix, seed)
-
-    def write(record: SampleRecord, result: tuple[Trajectory, Score]) -> None:
-        writer.append(_entry(record, *result, images if record.example_id in kept else None))
+    for count, known in enumerate(resumed, start=1):
+        on_sample(EvaluationProgress(count, len(asked), 0, len(resumed), known))
 
     writer = await asyncio.to_thread(SegmentWriter, storage, prefix)
+    kept = frozenset(example.example_id for example in examples[:keep_trajectories])
+    sampler = _Sampler(stepper, reward, reward_config, ImageStore(storage), writer, prefix, seed, kept)
     try:
-        jobs = (partial(sample, *question) for question in missing)
+        jobs = (partial(sampler.sample, *question) for question in missing)
         async with aclosing(rollout_many(jobs, max_in_flight=max_in_flight)) as results:
             async for result in results:
-                name = result.example.example_id
-                made = None
-                if result.scored is None:
-                    failed.append(f"{name}: {result.error}")
+                record = None
+                if isinstance(result, str):
+                    failed.append(result)
                 else:
-                    made = to_record(result.example, *result.scored, sample=result.number)
-                    done[_key(made)] = made
-                    await asyncio.to_thread(write, made, result.scored)
-                counted = len(done) + len(failed)
-                on_sample(EvaluationProgress(counted, len(asked), len(failed), len(resumed), made))
+                    done[_key(result)] = record = result
+                count = len(done) + len(failed)
+                on_sample(EvaluationProgress(count, len(asked), len(failed), len(resumed), record))
     finally:
         await asyncio.to_thread(writer.close)
     if failed:
@@ -137,55 +172,27 @@ async def _with_images(example: Example, images: ImageStore) -> Example:
     return replace(example, images=loaded)
 
 
-async def _sample(
-    example: Example,
-    number: int,
-    images: ImageStore,
-    stepper: Stepper,
-    reward: Reward,
-    config: RewardConfig,
-    prefix: str,
-    seed: int,
-) -> _Sample:
-    trajectory_id = f"{prefix}/{example.example_id}/{number}"
-    seed_path = (seed, "evaluate", example.example_id, number)
-    try:
-        example = await _with_images(example, images)
-        trajectory = await solve(stepper, example, trajectory_id=trajectory_id, seed_path=seed_path)
-        if trajectory.stop.is_error:
-            return _Sample(example, number, None, trajectory.error or trajectory.stop.value)
-        (score,) = await reward.score([(example, trajectory)], config=config)
-    except VigorlError as error:
-        return _Sample(example, number, None, f"{error.reason}: {error.message}")
-    if isinstance(score, VigorlError):
-        return _Sample(example, number, None, f"{score.reason}: {score.message}")
-    if isinstance(score, Exception):
-        raise score
-    return _Sample(example, number, (trajectory, score))
-
-
-def _entry(record: SampleRecord, trajectory: Trajectory, score: Score, images: ImageStore | None) -> dict[str, Any]:
-    """What is written of a sample; with `images` the trajectory and its crops are kept."""
-    entry: dict[str, Any] = {"sample": asdict(record)}
-    if images is not None:
-        parts, outcome = dict(score.parts), score.outcome.value
-        scored = replace(trajectory, reward=score.total, reward_parts=parts, outcome=outcome)
-        entry["trajectory"] = stored_trajectory(scored, images)
-    return entry
-
-
-async def _claim(storage: Storage, prefix: str, stepper: Stepper, reward: RewardConfig, seed: int) -> None:
+async def _claim(
+    storage: Storage, prefix: str, stepper: Stepper, reward: RewardConfig, seed: int, dataset: str
+) -> None:
     """Write down how this evaluation asks, or check that its records so far were made in the same way."""
     policy = await stepper.info()
     settings = {
+        "dataset": dataset,
         "task": stepper.task.model_dump(mode="json"),
         "prompt_sha256": stepper.prompt.sha256,
         "reward": reward.model_dump(mode="json"),
-        "policy": {"name": policy.name, "model": policy.model, "version": policy.version},
+        "policy": {
+            "name": policy.name,
+            "engine": policy.engine,
+            "model": policy.model,
+            "revision": policy.revision,
+            "version": policy.version,
+        },
         "resize": asdict(policy.resize),
         "seed": seed,
     }
-    key = f"{prefix}/settings.json"
+    key = f"{prefix}/{SETTINGS}"
     if storage.create(key, json.dumps(settings, indent=2).encode()):
         return
     before = json.loads(storage.read(key))
@@ -197,6 +204,12 @@ async def _claim(storage: Storage, prefix: str, stepper: Stepper, reward: Reward
             reason="EVALUATION_DIFFERS",
             changed=",".join(changed),
         )
+
+
+def read_settings(storage: Storage, prefix: str) -> dict[str, Any]:
+    """How the samples under a prefix were asked. Raises ObjectNotFound where there are none."""
+    settings: dict[str, Any] = json.loads(storage.read(f"{prefix}/{SETTINGS}"))
+    return settings
 
 
 def read_records(storage: Storage, prefix: str) -> list[SampleRecord]:
@@ -238,24 +251,25 @@ def to_record(example: Example, trajectory: Trajectory, score: Score, *, sample:
 
 
 def pointing(example: Example, trajectory: Trajectory) -> tuple[float | None, bool | None]:
-    """Distance of the last zoom, else of the last cited point, to the evidence, and whether it hit.
+    """Distance of the last zoom, else of the last cited point, to the nearest evidence, and whether it hit some.
 
-    A zoom hits if its crop shows the evidence's middle, a mere point if it lies on the evidence. A
+    A zoom hits if its crop shows the middle of a region that shows the answer, a mere point if it lies on one. A
     trajectory without any point has no error and did not hit.
     """
-    if not example.truth.evidence or trajectory.model_size is None:
+    evidence = evidence_of(example)
+    if not evidence or trajectory.model_size is None:
         return None, None
-    evidence = example.truth.evidence[0]
     frames = FrameMap(example.images[0].size, trajectory.model_size)
     zooms = [record for record in trajectory.turns if record.crop is not None]
     points = [point for record in trajectory.turns for point in record.turn.points]
     if zooms:
         crop, point = zooms[-1].crop, zooms[-1].turn.cited[-1]
         assert crop is not None
-        hit = crop.window.contains(evidence.center)
+        hit = any(crop.window.contains(box.center) for box in evidence)
     elif points:
         point = points[-1]
-        hit = evidence.contains(frames.point(point, Frame.ORIGINAL))
+        hit = any(box.contains(frames.point(point, Frame.ORIGINAL)) for box in evidence)
     else:
         return None, False
-    return frames.point(evidence.center, Frame.MODEL).distance(frames.point(point, Frame.MODEL)), hit
+    said = frames.point(point, Frame.MODEL)
+    return min(frames.point(box.center, Frame.MODEL).distance(said) for box in evidence), hit

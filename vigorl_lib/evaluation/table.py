@@ -73,7 +73,7 @@ def render_markdown(cells: Cells) -> str:
 def table_rows(cells: Cells) -> list[list[str]]:
     """The header, then a row per cell."""
     values = sorted({v for records in cells.values() for v in split_by(records, SPLIT_TAG)})
-    rows = [["policy", "mode", "n", "accuracy", *values, "zooms", "hit", "error px"]]
+    rows = [["policy", "mode", "n", "accuracy", *values, "not parseable", "zooms", "hit", "error px"]]
     for (policy, mode), records in cells.items():
         figures, parts = summarize(records), split_by(records, SPLIT_TAG)
         rows.append(
@@ -83,6 +83,7 @@ def table_rows(cells: Cells) -> list[list[str]]:
                 str(len(records)),
                 percent(accuracy(records)),
                 *(percent(accuracy(parts[v])) if v in parts else "-" for v in values),
+                f"{100 * figures['not_parseable']:.1f}",
                 f"{figures['zoom_rate']:.0%}",
                 _number(figures["hit_rate"], "{:.0%}"),
                 _number(figures["point_error_median_px"], "{:.1f}"),

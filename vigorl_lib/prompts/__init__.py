@@ -32,6 +32,10 @@ class Prompt:
     sha256: str
 
 
+NO_PROMPT = Prompt("checkpoint", "", sha256(b"").hexdigest())
+"""Nothing of ours: the checkpoint's chat template brings the system prompt that it was trained with."""
+
+
 @lru_cache
 def load_prompt(family: str, name: str, frame: Frame = Frame.MODEL) -> Prompt:
     """The prompt of a family and mode, asking for points in `frame`.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from vigorl_lib.domain.example import Example
 from vigorl_lib.domain.geometry import Box, Crop, Frame, FrameMap, Point, Size
 from vigorl_lib.domain.trajectory import Trajectory, TurnRecord
+from vigorl_lib.evaluation.behaviours import evidence_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ def on_original(trajectory: Trajectory, original: Size, example: Example | None 
     frames = FrameMap(original, trajectory.model_size or original)
     spots = tuple(_spot(frames.point(p, Frame.ORIGINAL), label) for p, label in number_points(trajectory).items())
     windows = tuple(record.crop.window for record in trajectory.turns if record.crop is not None)
-    return Marks(spots, windows, example.truth.evidence if example is not None else ())
+    return Marks(spots, windows, () if example is None else evidence_of(example))
 
 
 def on_view(record: TurnRecord, numbers: dict[Point, str], frames: FrameMap, seen: Crop | None) -> Marks:

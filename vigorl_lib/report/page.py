@@ -32,6 +32,11 @@ def render_page(report: Report) -> str:
         ("chains", "Chains to learn from", _chains(report)),
         ("costs", "What it cost", costs(report.stages)),
     ]
+    return render_document(report.title, _header(report), sections)
+
+
+def render_document(title: str, header: str, sections: Sequence[tuple[str, str, str]]) -> str:
+    """A whole file of (id, heading, HTML) sections, linked at the top; those without content are left out."""
     shown = [section for section in sections if section[2]]
     links = "".join(f'<a href="#{name}">{escape(heading)}</a>' for name, heading, _ in shown)
     body = "".join(
@@ -41,8 +46,8 @@ def render_page(report: Report) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(report.title)}</title><style>\n{style}</style></head>"
-        f"<body><nav><div><b>ViGoRL</b>{links}</div></nav><main>{_header(report)}{body}</main></body></html>\n"
+        f"<title>{escape(title)}</title><style>\n{style}</style></head>"
+        f"<body><nav><div><b>ViGoRL</b>{links}</div></nav><main>{header}{body}</main></body></html>\n"
     )
 
 
@@ -84,16 +89,17 @@ def _opening(report: Report) -> str:
     if not report.cases:
         return ""
     case = report.cases[0]
-    return _case(Case(case.example, case.answers[-1:])) + LEGEND
+    return render_case(Case(case.example, case.answers[-1:])) + LEGEND
 
 
 def _cases(report: Report) -> str:
-    rest = "".join(map(_case, report.cases))
+    rest = "".join(map(render_case, report.cases))
     intro = '<p class="soft">Chosen to show changes and mistakes, not at random.</p>'
     return intro + LEGEND + rest if rest else ""
 
 
-def _case(case: Case) -> str:
+def render_case(case: Case) -> str:
+    """A question with its picture, and how each policy went about it. All images must hold their bytes."""
     example, last = case.example, case.answers[-1][1]
     tags = "".join(f'<span class="chip">{escape(name)}: {escape(value)}</span>' for name, value in example.tags.items())
     truth = f"truth: <b>{escape(example.truth.answer)}</b>"

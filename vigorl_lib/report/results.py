@@ -23,7 +23,7 @@ def results_table(report: Report) -> str:
     body, before = [], ""
     for (policy, mode), records in report.cells.items():
         figures, parts = summarize(records), split_by(records, SPLIT_TAG)
-        shares = "".join(f"<td>{_share(parts[tag])}</td>" if tag in parts else "<td>–</td>" for tag in tags)
+        shares = "".join(f"<td>{share_cell(parts[tag])}</td>" if tag in parts else "<td>–</td>" for tag in tags)
         numbers = (
             f"{figures['zoom_rate']:.0%}",
             f"{figures['turns']:.2f}",
@@ -35,11 +35,11 @@ def results_table(report: Report) -> str:
         name = escape(report.name(policy)) if policy != before else ""
         body.append(
             f'<tr class="{style.strip()}"><th scope="row">{name}</th><td>{escape(mode_name(mode))}</td>'
-            f"<td>{_share(records)}</td>{shares}"
-            f'{"".join(f"<td class=number>{n}</td>" for n in numbers)}<td class="ends">{_ends(records)}</td></tr>'
+            f"<td>{share_cell(records)}</td>{shares}"
+            f'{"".join(f"<td class=number>{n}</td>" for n in numbers)}<td class="ends">{ends(records)}</td></tr>'
         )
         before = policy
-    return _table(head, body, "results")
+    return table(head, body, "results")
 
 
 def comparison_table(report: Report) -> str:
@@ -49,7 +49,7 @@ def comparison_table(report: Report) -> str:
     edges = [edge for c in report.comparisons for edge in (c.paired.low, c.paired.high)]
     span = (min(0.0, *edges) - 0.04, max(0.0, *edges) + 0.04)
     body = [_comparison(report, comparison, span) for comparison in report.comparisons]
-    return _table(["", "questions", "difference", "", "only here : only there", "p"], body, "pairs")
+    return table(["", "questions", "difference", "", "only here : only there", "p"], body, "pairs")
 
 
 def _comparison(report: Report, comparison: Comparison, span: XY) -> str:
@@ -123,7 +123,7 @@ def costs(stages: Sequence[StageRecord]) -> str:
         f'<tr class="lead"><th scope="row">all</th><td class=number>{wall:.1f}</td><td class=number>{cpu:.1f}</td>'
         '<td class="legend"><span class="key c1">wall</span><span class="key c2">CPU</span></td></tr>'
     )
-    return _table(["stage", "wall s", "CPU s", ""], body, "costs")
+    return table(["stage", "wall s", "CPU s", ""], body, "costs")
 
 
 def comparison_lines(report: Report) -> str:
@@ -135,7 +135,8 @@ def comparison_lines(report: Report) -> str:
     )
 
 
-def _share(records: Sequence[SampleRecord]) -> str:
+def share_cell(records: Sequence[SampleRecord]) -> str:
+    """Accuracy as a number, its interval, and a bar that shows both."""
     share = accuracy(records)
     return (
         f"<span class=number><b>{100 * share.value:.1f}</b> "
@@ -144,7 +145,7 @@ def _share(records: Sequence[SampleRecord]) -> str:
     )
 
 
-def _ends(records: Sequence[SampleRecord]) -> str:
+def ends(records: Sequence[SampleRecord]) -> str:
     """Outcomes and stop reasons as counts; what could not be read is not hidden among the wrong answers."""
     figures, n = summarize(records), len(records)
     outcomes = [_count(figures, name, n) for name in sorted(figures) if name.startswith("outcome/")]
@@ -183,7 +184,8 @@ def _number(value: float, form: str, unit: str = "") -> str:
     return "–" if math.isnan(value) else f"{value:{form}}{unit}"
 
 
-def _table(head: Sequence[str], body: Sequence[str], style: str) -> str:
+def table(head: Sequence[str], body: Sequence[str], style: str) -> str:
+    """A table that scrolls on a narrow screen; `body` are rows of HTML, `style` its class."""
     header = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     rows = f"<thead><tr>{header}</tr></thead><tbody>{''.join(body)}</tbody>"
     return f'<div class="wide"><table class="{style}">{rows}</table></div>'

@@ -15,11 +15,11 @@ from hashlib import sha256
 from vigorl_lib.domain.cache import ByteCache
 from vigorl_lib.domain.example import Example
 from vigorl_lib.domain.image import Image
-from vigorl_lib.domain.seeds import derive_seed
 from vigorl_lib.domain.trajectory import Message, Origin, Role, Segment
-from vigorl_lib.errors import RewardError, VigorlError
-from vigorl_lib.policy.base import Policy, PolicyInfo, Sampling
+from vigorl_lib.errors import RewardError
+from vigorl_lib.policy.base import Policy
 from vigorl_lib.prompts import load_prompt
+from vigorl_lib.reward.asking import ask_until_read, judge_name, open_judge_policy
 from vigorl_lib.reward.base import Verdict
 from vigorl_lib.reward.config import JudgeConfig
 
@@ -46,25 +46,17 @@ class Judge:
 
         Raises what opening the engine raises; a policy behind an address is not asked before the first verdict.
         """
-        if config.engine is not None:
-            from vigorl_lib.policy.engines import open_policy
-
-            return cls(open_policy(config.engine), config, load)
-        from vigorl_lib.policy.client import PolicyClient
-        from vigorl_lib.rpc.channels import Connections
-
-        policy = PolicyClient(config.target, config.policy, connections=Connections(config.client))
-        return cls(policy, config, load)
+        return cls(open_judge_policy(config), config, load)
 
     async def verdict(self, example: Example, answer: str) -> Verdict:
         """Raises RewardError (JUDGE_TIMEOUT, JUDGE_UNREADABLE), and what the policy raises."""
         try:
             async with self._room, asyncio.timeout(self._config.timeout_s):
                 info = await self._policy.info()
-                judge = f"{info.name}@{info.revision or info.model}/{info.version}"
+                judge = judge_name(info)
                 key = self._key(example, answer, judge)
                 known = self._known.get(key)
-                return known or self._known.put(key, await self._ask(example, answer, info, judge))
+                return known or self._known.put(key, await self._ask(example, answer, judge))
         except TimeoutError as error:
             raise RewardError(
                 f"{example.example_id}: the judge gave no verdict within {self._config.timeout_s:g} s",
@@ -75,29 +67,12 @@ class Judge:
     async def close(self) -> None:
         await self._policy.close()
 
-    async def _ask(self, example: Example, answer: str, info: PolicyInfo, judge: str) -> Verdict:
+    async def _ask(self, example: Example, answer: str, judge: str) -> Verdict:
         prompt = await asyncio.to_thread(self._conversation, example, answer)
-        said = ""
-        for attempt in range(self._config.attempts):
-            # Greedy first: the same question gets the same verdict. Asking a second time needs other words.
-            sampling = Sampling(temperature=0.7 if attempt else 0.0, max_tokens=self._config.max_tokens)
-            seed = derive_seed(0, "judge", example.example_id, attempt)
-            try:
-                generation = await self._policy.generate(prompt, seeds=[seed], sampling=sampling)
-            except VigorlError as error:
-                if not error.infrastructure or attempt + 1 == self._config.attempts:
-                    raise
-                continue
-            said = generation.completions[0].text
-            found = _VERDICT.findall(said)
-            if found:
-                return Verdict(found[-1].lower() == "right", judge)
-        raise RewardError(
-            f"{example.example_id}: expected a verdict of {info.name}, found {said[-200:]!r} "
-            f"after {self._config.attempts} attempts",
-            reason="JUDGE_UNREADABLE",
-            infrastructure=False,
+        right = await ask_until_read(
+            self._policy, prompt, _read, self._config, subject=example.example_id, wanted="a verdict"
         )
+        return Verdict(right, judge)
 
     def _conversation(self, example: Example, answer: str) -> list[Segment]:
         text = (
@@ -114,3 +89,8 @@ class Judge:
         images = [image.sha256 for image in example.images] if self._config.with_image else []
         parts = [judge, self._prompt.sha256, example.question, example.truth.answer, answer, *images]
         return sha256("\x00".join(parts).encode()).hexdigest()
+
+
+def _read(said: str) -> bool | None:
+    found = _VERDICT.findall(said)
+    return found[-1].lower() == "right" if found else None

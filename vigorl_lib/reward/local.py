@@ -16,12 +16,14 @@ from vigorl_lib.errors import ConfigError, VigorlError
 from vigorl_lib.reward.base import Rule, Score
 from vigorl_lib.reward.config import COMPOSED, RewardConfig
 from vigorl_lib.reward.reference import RULES
-from vigorl_lib.reward.rules import reference_rule, score_trajectory, undecided
+from vigorl_lib.reward.rules import reference_evaluation, reference_rule, score_trajectory, undecided
 
 if TYPE_CHECKING:
     from vigorl_lib.reward.judge import Judge
 
 REFERENCE = "reference."
+EVALUATION = "evaluation"
+"""The reference's evaluation, which judges answers more leniently than its rewards do."""
 MAX_ITEMS_AT_ONCE = 32
 """Items scored before the event loop gets its turn."""
 
@@ -49,9 +51,11 @@ class LocalReward:
             await self._judge.close()
 
     def _reference(self, name: str) -> Rule:
+        if name == REFERENCE + EVALUATION:
+            return reference_evaluation
         short = name.removeprefix(REFERENCE)
         if short == name or short not in RULES:
-            known = ", ".join([COMPOSED, *sorted(self._own), *(REFERENCE + rule for rule in RULES)])
+            known = ", ".join([COMPOSED, *sorted(self._own), *(REFERENCE + rule for rule in (*RULES, EVALUATION))])
             raise ConfigError(
                 f"reward.rule: no rule {name!r}; expected one of {known}", reason="RULE_UNKNOWN", rule=name
             )

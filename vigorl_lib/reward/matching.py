@@ -11,7 +11,7 @@ import re
 from enum import StrEnum
 
 from vigorl_lib.domain.example import AnswerKind, GroundTruth
-from vigorl_lib.domain.geometry import Frame, FrameMap
+from vigorl_lib.domain.geometry import Frame, FrameMap, in_polygon
 from vigorl_lib.domain.grammar import find_points
 from vigorl_lib.domain.web_action import parse_action
 from vigorl_lib.errors import RewardError
@@ -42,7 +42,7 @@ def match_answer(text: str, truth: GroundTruth, frames: FrameMap | None = None) 
     """
     match truth.kind:
         case AnswerKind.STRING:
-            return _verdict(normalize(text) == normalize(truth.answer))
+            return _verdict(_spelled(text, truth))
         case AnswerKind.CHOICE:
             return _choice(text, truth)
         case AnswerKind.POINT:
@@ -50,7 +50,11 @@ def match_answer(text: str, truth: GroundTruth, frames: FrameMap | None = None) 
         case AnswerKind.ACTION:
             return _action(text, truth.answer)
         case AnswerKind.FREE:
-            return Match.RIGHT if normalize(text) == normalize(truth.answer) else Match.UNDECIDED
+            return Match.RIGHT if _spelled(text, truth) else Match.UNDECIDED
+
+
+def _spelled(text: str, truth: GroundTruth) -> bool:
+    return normalize(text) in map(normalize, (truth.answer, *truth.accepted))
 
 
 def _verdict(right: bool) -> Match:
@@ -85,7 +89,7 @@ def _point(text: str, truth: GroundTruth, frames: FrameMap | None) -> Match:
     if len(points) != 1:
         return Match.UNREADABLE
     point = frames.point(points[0], Frame.ORIGINAL)
-    return _verdict(truth.box.contains(point))
+    return _verdict(truth.box.contains(point) and (not truth.region or in_polygon(point, truth.region)))
 
 
 def _action(text: str, gold: str) -> Match:

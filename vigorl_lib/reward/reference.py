@@ -4,26 +4,27 @@ A rule reads the whole response as text and the gold answer as text; it knows ne
 not the rules to train with: `vigorl_lib.reward.rules` is. The quirks that are kept on purpose, by the name that
 `QUIRKS` gives them:
 
-* a response without answer tags is matched as a whole;
+* a response without answer tags is matched as a whole, and so is one whose answer holds a line break;
 * a gold answer with capital letters is never matched by `string_match`, because only the prediction is lower-cased;
 * numbers are compared as they are said: neither point nor box is ever mapped to another frame;
 * the bonus for distinct points is paid for wrong answers and for points off the image, without a cap;
 * typed content, the argument of `stop` and everything after the first matching verb of a web action count nothing.
 
-Source: the reference's `examples/reward_function` and `reward_funcs/judge.py`, arXiv 2505.23678.
+Source: the reference's `examples/reward_function` and `reward_funcs/judge.py`, arXiv 2505.23678. Where its description
+leaves a choice, `docs/compatibility.md` says which was taken.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import string
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import dist
 from types import MappingProxyType
 
-from vigorl_lib.domain.grammar import (
+from vigorl_lib.domain.wire import (
     ANSWER_CLOSE,
     ANSWER_OPEN,
     OBSERVATION_CLOSE,
@@ -33,10 +34,12 @@ from vigorl_lib.domain.grammar import (
     TOOL_CLOSE,
     TOOL_OPEN,
 )
+from vigorl_lib.models.families import IM_END
 
 QUIRKS = MappingProxyType(
     {
         "answer_tags_optional": "without answer tags the whole response is the answer",
+        "one_line_answer": "an answer with a line break in it is not found, so the whole response is the answer",
         "gold_case": "string_match lower-cases the prediction only",
         "unmapped_points": "point and box are compared without regard to their frames",
         "ungated_bonus": "distinct points are paid without a right answer, off the image, and without a cap",
@@ -45,13 +48,17 @@ QUIRKS = MappingProxyType(
     }
 )
 
-_SHAPE = re.compile(r"\s*<think>.*?</think>\s*<answer>(.*?)</answer>\s*", re.DOTALL)
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_THINK = re.compile(r"<think>(.*?)</think>", re.DOTALL)
+_SHAPE = re.compile(
+    rf"\s*{THINK_OPEN}.*?{THINK_CLOSE}\s*{ANSWER_OPEN}.*?{ANSWER_CLOSE}\s*",
+    re.DOTALL,
+)
+_ANSWER = re.compile(f"{ANSWER_OPEN}(.*?){ANSWER_CLOSE}", re.DOTALL)
+_ANSWER_IN_ONE_LINE = re.compile(f"{ANSWER_OPEN}(.*?){ANSWER_CLOSE}")
+_THINK = re.compile(f"{THINK_OPEN}(.*?){THINK_CLOSE}", re.DOTALL)
 _POINT = re.compile(r"\((\d+),\s*(\d+)\)")
 _LETTER = re.compile(r"^[A-Za-z][.)]\s*")
-# Longer numbers are no coordinates, and Python refuses to read the longest.
-_INTEGERS = re.compile(r"\(?\s*(-?\d{1,15}(?:\s*,\s*-?\d{1,15})*)\s*\)?")
+# All that a tuple of whole numbers may be written with; other text need not trouble Python's parser.
+_LITERAL = re.compile(r"[0-9a-fA-FxXoO_+\-,() \t\r\n]{1,200}")
 _BRACKET = re.compile(r"\[(.*?)\]", re.DOTALL)
 _BRACKET_NUMBER = re.compile(r"\[(\d+)\]")
 _STRUCTURE = re.compile(r"</?(?:think|tool_call|observation|answer)>")
@@ -70,7 +77,6 @@ _AFTER = {
 
 DISTINCT_PX = 10.0
 NEAR_PX = 50.0
-_END_OF_TURN = "<|im_end|>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +93,34 @@ Rule = Callable[[str, str], ReferenceScore]
 
 
 def said(response: str) -> str:
-    """What stands in the first answer tags, else the whole response; without blanks at the ends."""
-    found = _ANSWER.search(response)
+    """What is matched: the first answer tags' text, if it is one line, else the whole response; stripped."""
+    found = _ANSWER_IN_ONE_LINE.search(response)
     return (found[1] if found else response).strip()
 
 
+def _written(response: str) -> str:
+    """What stands in the first answer tags, over any number of lines; it counts for the format alone."""
+    found = _ANSWER.search(response)
+    return found[1].strip() if found else ""
+
+
 def integers(text: str, count: int) -> tuple[int, ...] | None:
-    """The numbers of a tuple of exactly `count` whole numbers, with or without its parentheses."""
-    found = _INTEGERS.fullmatch(text.strip())
-    if found is None:
+    """The numbers of a Python tuple of exactly `count` whole numbers, with or without its parentheses."""
+    text = text.strip()
+    if _LITERAL.fullmatch(text) is None:
         return None
-    values = tuple(int(part) for part in found[1].split(","))
-    return values if len(values) == count else None
+    try:
+        values = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return None
+    if not isinstance(values, tuple) or len(values) != count or any(type(value) is not int for value in values):
+        return None
+    return values
+
+
+def _squared_distance(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    # Squared and whole: a number may be too long for a float.
+    return sum((a - b) ** 2 for a, b in zip(one, other, strict=True))
 
 
 def cites_point(response: str) -> bool:
@@ -109,7 +131,7 @@ def cites_point(response: str) -> bool:
 
 def calls(response: str) -> list[tuple[int, int]] | None:
     """The points of all zooms of a multi-turn response; None where the response breaks the grammar."""
-    text = response.strip().removesuffix(_END_OF_TURN).rstrip()
+    text = response.strip().removesuffix(IM_END).rstrip()
     if not text.endswith(ANSWER_CLOSE):
         return None
     points, previous, begin = [], "", 0
@@ -132,7 +154,7 @@ def _called(body: str) -> tuple[int, int] | None:
         return None
     if not isinstance(coordinate, list) or len(coordinate) != 2:
         return None
-    if any(type(number) is not int or abs(number) >= 10**15 for number in coordinate):
+    if any(type(number) is not int for number in coordinate):
         return None
     return coordinate[0], coordinate[1]
 
@@ -140,13 +162,17 @@ def _called(body: str) -> tuple[int, int] | None:
 def multi_turn_format(response: str) -> float:
     """1 for the grammar, and 0.2 for each distinct zoom after the first."""
     points = calls(response)
-    if points is None or not said(response):
+    if points is None or not _written(response):
         return 0.0
     kept: list[tuple[int, int]] = []
     for point in points:
-        if all(dist(point, other) >= DISTINCT_PX for other in kept):
+        if all(_squared_distance(point, other) >= DISTINCT_PX**2 for other in kept):
             kept.append(point)
     return 1.0 + 0.2 * max(0, len(kept) - 1)
+
+
+def _multi_turn_with_point(response: str) -> float:
+    return multi_turn_format(response) if integers(_written(response), 2) is not None else 0.0
 
 
 def _shaped(response: str) -> float:
@@ -154,11 +180,11 @@ def _shaped(response: str) -> float:
 
 
 def _shaped_with_point(response: str) -> float:
-    return float(_shaped(response) and integers(said(response), 2) is not None)
+    return float(_shaped(response) and integers(_written(response), 2) is not None)
 
 
 def _shaped_with_text(response: str) -> float:
-    return float(_shaped(response) and bool(said(response)))
+    return float(_shaped(response) and bool(_written(response)))
 
 
 def _in_box(prediction: str, gold: str) -> float:
@@ -219,7 +245,7 @@ RULES: MappingProxyType[str, Rule] = MappingProxyType(
         "string_match": _rule(_same_text, _shaped_with_text, 0.5),
         "string_match_grounded_thinking": _rule(_same_text, _shaped_with_text, 0.5, grounded=True),
         "string_match_multiturn": _rule(_same_text_any_case, multi_turn_format, 0.6),
-        "point_in_bbox_multicrop": _rule(_in_box, lambda r: multi_turn_format(r) if integers(said(r), 2) else 0.0, 0.6),
+        "point_in_bbox_multicrop": _rule(_in_box, _multi_turn_with_point, 0.6),
         "web_action": _rule(web_action_accuracy, _shaped, 0.5),
         "web_action_grounded_thinking": _rule(web_action_accuracy, _shaped, 0.5, grounded=True),
     }
@@ -227,13 +253,13 @@ RULES: MappingProxyType[str, Rule] = MappingProxyType(
 """The eight rewards by their names in the reference."""
 
 
-_BARE = str.maketrans("", "", string.punctuation + string.whitespace)
+_BARE = str.maketrans("", "", string.punctuation)
 
 
 def judge_string_match(prediction: str, gold: str) -> bool:
     """Equal, or the gold answer inside the prediction, after dropping case, punctuation and all blanks."""
-    here, there = (text.lower().translate(_BARE) for text in (prediction, gold))
-    return here == there or there in here
+    here, there = ("".join(text.lower().translate(_BARE).split()) for text in (prediction, gold))
+    return there in here
 
 
 def judge_point_in_bbox(prediction: str, gold: str) -> bool:
@@ -243,7 +269,7 @@ def judge_point_in_bbox(prediction: str, gold: str) -> bool:
 def judge_point_match(prediction: str, gold: str) -> bool:
     """Two points less than 50 pixels apart, unscaled."""
     here, there = integers(prediction, 2), integers(gold, 2)
-    return here is not None and there is not None and dist(here, there) < NEAR_PX
+    return here is not None and there is not None and _squared_distance(here, there) < NEAR_PX**2
 
 
 def judge_web_action(prediction: str, gold: str) -> bool:

@@ -14,13 +14,17 @@ from collections.abc import Sequence
 
 from vigorl_lib.domain.example import AnswerKind, Example
 from vigorl_lib.domain.geometry import Frame, FrameMap, Point
-from vigorl_lib.domain.grammar import OBSERVATION_CLOSE, OBSERVATION_OPEN, Malformed
+from vigorl_lib.domain.grammar import Malformed
 from vigorl_lib.domain.trajectory import StopReason, Trajectory
+from vigorl_lib.domain.wire import OBSERVATION_CLOSE, OBSERVATION_OPEN
 from vigorl_lib.errors import RewardError
 from vigorl_lib.reward.base import RewardOutcome, Rule, Score, Verdict
 from vigorl_lib.reward.config import RewardConfig
 from vigorl_lib.reward.matching import Match, match_answer
-from vigorl_lib.reward.reference import RULES
+from vigorl_lib.reward.reference import JUDGES, RULES
+
+_JUDGE_OF = {AnswerKind.POINT: "point_in_bbox", AnswerKind.ACTION: "web_action"}
+"""Judges of the reference's evaluation; all other kinds are compared as strings."""
 
 
 def score_trajectory(
@@ -73,6 +77,23 @@ def reference_rule(name: str) -> Rule:
         return Score(found.overall, {"answer": found.accuracy, "format": found.format}, outcome)
 
     return score
+
+
+def reference_evaluation(example: Example, trajectory: Trajectory, config: RewardConfig) -> Score:
+    """The verdict of the reference's evaluation, by the judge that it takes for this kind of answer.
+
+    A box is mapped to the frame that the policy saw and cut to whole pixels, as its evaluation does when it resizes an
+    image. It has no judge for a region that is no box: there the box around it counts.
+    """
+    answer = trajectory.answer
+    if answer is None:
+        return Score(0.0, {"answer": 0.0}, RewardOutcome.NO_ANSWER)
+    gold, frames = gold_of(example), _frames(example, trajectory)
+    if example.truth.kind is AnswerKind.POINT and example.truth.box is not None and frames is not None:
+        seen = frames.box(example.truth.box, Frame.MODEL)
+        gold = str(tuple(int(edge) for edge in (seen.x0, seen.y0, seen.x1, seen.y1)))
+    right = JUDGES[_JUDGE_OF.get(example.truth.kind, "string_match")](answer, gold)
+    return Score(float(right), {"answer": float(right)}, RewardOutcome.CORRECT if right else RewardOutcome.WRONG)
 
 
 def response_of(trajectory: Trajectory) -> str:

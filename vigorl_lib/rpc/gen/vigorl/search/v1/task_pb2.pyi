@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class TaskSettings(_message.Message):
-    __slots__ = ("family", "mode", "prompt", "temperature", "top_p", "top_k", "max_turn_tokens", "max_tokens", "observation_text_tokens", "force_answer", "zoom", "point_frame", "min_steps_from", "min_steps_to", "few_shot")
+    __slots__ = ("family", "mode", "prompt", "temperature", "top_p", "top_k", "max_turn_tokens", "max_tokens", "observation_text_tokens", "force_answer", "zoom", "point_frame", "min_steps_from", "min_steps_to", "few_shot", "prompt_source", "force_answer_greedily")
     FAMILY_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -24,6 +24,8 @@ class TaskSettings(_message.Message):
     MIN_STEPS_FROM_FIELD_NUMBER: _ClassVar[int]
     MIN_STEPS_TO_FIELD_NUMBER: _ClassVar[int]
     FEW_SHOT_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_SOURCE_FIELD_NUMBER: _ClassVar[int]
+    FORCE_ANSWER_GREEDILY_FIELD_NUMBER: _ClassVar[int]
     family: str
     mode: str
     prompt: str
@@ -39,7 +41,9 @@ class TaskSettings(_message.Message):
     min_steps_from: int
     min_steps_to: int
     few_shot: _containers.RepeatedCompositeFieldContainer[FewShotExample]
-    def __init__(self, family: _Optional[str] = ..., mode: _Optional[str] = ..., prompt: _Optional[str] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., max_turn_tokens: _Optional[int] = ..., max_tokens: _Optional[int] = ..., observation_text_tokens: _Optional[int] = ..., force_answer: _Optional[bool] = ..., zoom: _Optional[_Union[_zoom_pb2.ZoomConfig, _Mapping]] = ..., point_frame: _Optional[str] = ..., min_steps_from: _Optional[int] = ..., min_steps_to: _Optional[int] = ..., few_shot: _Optional[_Iterable[_Union[FewShotExample, _Mapping]]] = ...) -> None: ...
+    prompt_source: str
+    force_answer_greedily: bool
+    def __init__(self, family: _Optional[str] = ..., mode: _Optional[str] = ..., prompt: _Optional[str] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., max_turn_tokens: _Optional[int] = ..., max_tokens: _Optional[int] = ..., observation_text_tokens: _Optional[int] = ..., force_answer: _Optional[bool] = ..., zoom: _Optional[_Union[_zoom_pb2.ZoomConfig, _Mapping]] = ..., point_frame: _Optional[str] = ..., min_steps_from: _Optional[int] = ..., min_steps_to: _Optional[int] = ..., few_shot: _Optional[_Iterable[_Union[FewShotExample, _Mapping]]] = ..., prompt_source: _Optional[str] = ..., force_answer_greedily: _Optional[bool] = ...) -> None: ...
 
 class FewShotExample(_message.Message):
     __slots__ = ("image", "question", "replies")

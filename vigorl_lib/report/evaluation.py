@@ -1,0 +1,194 @@
+"""`report.html`, `results.json` and `results.md` of the evaluations of a run, from their records in storage.
+
+Asks nobody and measures nothing: run it while shards are at work and it shows what they have. All evaluations below a
+run are gathered, so a run over several benchmarks is one page. This module gathers; `evaluation_page` draws.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from vigorl_lib.data.datasets import read_dataset
+from vigorl_lib.domain.example import Example
+from vigorl_lib.domain.trajectory import Trajectory
+from vigorl_lib.errors import DataError
+from vigorl_lib.evaluation.behaviour_judge import counts_prefix, read_counts
+from vigorl_lib.evaluation.behaviours import (
+    Behaviour,
+    Behaviours,
+    behaviours_of,
+    summarize_behaviours,
+    summarize_counts,
+)
+from vigorl_lib.evaluation.benchmarks.paper import PaperRow, paper_rows
+from vigorl_lib.evaluation.metrics import SampleRecord, accuracy, not_parseable, split_by, summarize
+from vigorl_lib.evaluation.run import SETTINGS, read_kept_trajectories, read_records, read_settings
+from vigorl_lib.evaluation.table import percent
+from vigorl_lib.storage.base import Storage
+from vigorl_lib.storage.images import ImageStore
+from vigorl_lib.storage.layout import RunLayout
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One policy asked in one way about one data set; `dataset` is `name/split`."""
+
+    dataset: str
+    policy: str
+    prompt: str
+    settings: dict[str, Any]
+    records: Sequence[SampleRecord]
+    kept: Sequence[Trajectory]
+    """Trajectories that were kept, in the order of the records."""
+    behaviours: Sequence[Behaviours]
+    """Of the kept trajectories, in their order."""
+    judged: Mapping[str, Sequence[Mapping[Behaviour, int]]]
+    """What judges counted, by who they are, of those trajectories that they were shown."""
+
+    @property
+    def tags(self) -> dict[str, dict[str, list[SampleRecord]]]:
+        """Records by tag and value, of tags that tell samples apart."""
+        names = sorted({tag for record in self.records for tag in record.tags})
+        parts = {name: split_by(self.records, name) for name in names}
+        return {name: part for name, part in parts.items() if len(part) > 1}
+
+    @property
+    def paper(self) -> tuple[PaperRow, ...]:
+        """The paper's numbers for this benchmark and prompt, if it is one of its benchmarks."""
+        return paper_rows(self.dataset.partition("/")[0], self.prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """All evaluations of a run; `examples` are those of the kept trajectories, by data set and id, without bytes."""
+
+    run_id: str
+    cells: Sequence[Measured]
+    examples: dict[str, dict[str, Example]]
+
+
+def write_evaluation_report(storage: Storage, run_id: str, *, samples: int = 12) -> str:
+    """Write the three files under `runs/<run id>/evaluation/` and return the page's key.
+
+    `samples` questions of each outcome are shown. Raises DataError (EVALUATION_MISSING) where nothing is recorded.
+    """
+    from vigorl_lib.report.evaluation_page import render_evaluation
+
+    gathered = gather(storage, run_id)
+    folder = f"{RunLayout(storage, run_id).root}/evaluation"
+    storage.write(f"{folder}/results.json", json.dumps(to_json(gathered), indent=2).encode())
+    storage.write(f"{folder}/results.md", to_markdown(gathered).encode())
+    page = render_evaluation(gathered, ImageStore(storage).load, samples=samples)
+    storage.write(f"{folder}/report.html", page.encode())
+    return f"{folder}/report.html"
+
+
+def gather(storage: Storage, run_id: str) -> Gathered:
+    """Read every evaluation below a run. Raises DataError (EVALUATION_MISSING)."""
+    root = RunLayout(storage, run_id).root
+    keys = [key for key in storage.list(f"{root}/") if key.endswith(f"/{SETTINGS}") and "/evaluation/" in key]
+    if not keys:
+        raise DataError(
+            f"{storage.uri}: run {run_id} has no evaluation; run `vigorl eval --run-id {run_id}` first",
+            reason="EVALUATION_MISSING",
+        )
+    examples: dict[str, dict[str, Example]] = {}
+    cells = []
+    for key in keys:
+        prefix = key.removesuffix(f"/{SETTINGS}")
+        settings = read_settings(storage, prefix)
+        dataset = settings["dataset"]
+        if dataset not in examples:
+            examples[dataset] = _examples(storage, dataset)
+        cells.append(_measured(storage, root, prefix, settings, examples[dataset]))
+    shown = {
+        dataset: {t.example_id for cell in cells if cell.dataset == dataset for t in cell.kept} for dataset in examples
+    }
+    kept = {
+        dataset: {name: example for name, example in known.items() if name in shown[dataset]}
+        for dataset, known in examples.items()
+    }
+    return Gathered(run_id, sorted(cells, key=lambda cell: (cell.dataset, cell.policy)), kept)
+
+
+def _examples(storage: Storage, dataset: str) -> dict[str, Example]:
+    """By id; none where whoever measured did not say on what, so there is nothing to show but figures."""
+    if not dataset:
+        return {}
+    name, _, split = dataset.partition("/")
+    found = read_dataset(storage, ImageStore(storage), name, split, with_images=False)
+    return {example.example_id: example for example in found}
+
+
+def _measured(
+    storage: Storage, root: str, prefix: str, settings: dict[str, Any], examples: dict[str, Example]
+) -> Measured:
+    policy, prompt = prefix.rsplit("/", 2)[1:]
+    dataset = settings["dataset"]
+    records = sorted(read_records(storage, prefix), key=lambda record: (record.example_id, record.sample))
+    once = {trajectory.trajectory_id: trajectory for trajectory in reversed(read_kept_trajectories(storage, prefix))}
+    kept = sorted(once.values(), key=lambda trajectory: trajectory.trajectory_id)
+    counted = [behaviours_of(trajectory, examples.get(trajectory.example_id)) for trajectory in kept]
+    judged = {
+        judge: list(counts.values())
+        for judge, counts in read_counts(storage, counts_prefix(root, dataset, policy, prompt)).items()
+    }
+    return Measured(dataset, policy, prompt, settings, records, kept, counted, judged)
+
+
+def to_json(gathered: Gathered) -> list[dict[str, Any]]:
+    """One object per cell, with every setting and figure."""
+    return [
+        {
+            "dataset": cell.dataset,
+            "policy": cell.policy,
+            "prompt": cell.prompt,
+            "settings": cell.settings,
+            "accuracy": asdict(accuracy(cell.records)),
+            "by_tag": {
+                tag: {value: asdict(accuracy(part)) for value, part in parts.items()}
+                for tag, parts in cell.tags.items()
+            },
+            "figures": {n: None if math.isnan(v) else round(v, 4) for n, v in summarize(cell.records).items()},
+            "behaviours": {n: asdict(m) for n, m in summarize_behaviours(cell.behaviours).items()},
+            "judged": {who: {n: asdict(m) for n, m in summarize_counts(c).items()} for who, c in cell.judged.items()},
+            "paper": [asdict(row) for row in cell.paper],
+        }
+        for cell in gathered.cells
+    ]
+
+
+def to_markdown(gathered: Gathered) -> str:
+    """The results with the paper's numbers, each tag's table, and the settings, for a README or an issue."""
+    parts = [f"# Evaluation of {gathered.run_id}"]
+    for dataset in dict.fromkeys(cell.dataset for cell in gathered.cells):
+        cells = [cell for cell in gathered.cells if cell.dataset == dataset]
+        rows = [["policy", "prompt", "n", "accuracy", "not parseable", "paper"]]
+        rows += [[c.policy, c.prompt, *_figures(c.records), ", ".join(map(str, c.paper)) or "-"] for c in cells]
+        parts += [f"## {dataset}", _rows(rows)]
+        for tag in sorted({tag for cell in cells for tag in cell.tags}):
+            rows = [["policy", "prompt", tag, "n", "accuracy", "not parseable"]]
+            rows += [
+                [cell.policy, cell.prompt, value, *_figures(part)]
+                for cell in cells
+                for value, part in cell.tags.get(tag, {}).items()
+            ]
+            parts.append(_rows(rows))
+        for cell in cells:
+            settings = json.dumps(cell.settings, indent=2)
+            parts.append(f"Settings of {cell.policy}, {cell.prompt}:\n\n```json\n{settings}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def _figures(records: Sequence[SampleRecord]) -> list[str]:
+    return [str(len(records)), percent(accuracy(records)), f"{100 * not_parseable(records).value:.1f}"]
+
+
+def _rows(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; a bar in a value is no border."""
+    header, *body = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *body])

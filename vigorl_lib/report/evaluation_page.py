@@ -1,0 +1,241 @@
+"""The page of a run's evaluations: results, categories, behaviours, every setting, and samples to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from html import escape
+from typing import Any
+
+from vigorl_lib.domain.example import Example
+from vigorl_lib.domain.geometry import Frame
+from vigorl_lib.domain.image import Image
+from vigorl_lib.domain.trajectory import Trajectory, TurnRecord
+from vigorl_lib.errors import ConfigError
+from vigorl_lib.evaluation.behaviours import Mean, summarize_behaviours, summarize_counts
+from vigorl_lib.evaluation.benchmarks.paper import paper_rows
+from vigorl_lib.evaluation.metrics import not_parseable, summarize
+from vigorl_lib.prompts import Prompt, load_prompt
+from vigorl_lib.report.content import Case, mode_name
+from vigorl_lib.report.evaluation import Gathered, Measured
+from vigorl_lib.report.page import LEGEND, render_case, render_document
+from vigorl_lib.report.results import ends, share_cell, table
+from vigorl_lib.report.svg import interval_bar
+
+OUTCOMES = {"malformed": "Not parseable", "no_answer": "No answer", "wrong": "Wrong", "correct": "Correct"}
+"""What questions are sorted by. One that several answered stands under the first that holds of any of them."""
+
+Load = Callable[[Image], Image]
+"""Gives an image its bytes."""
+
+
+def render_evaluation(gathered: Gathered, load: Load, *, samples: int) -> str:
+    """The whole document, with `samples` questions of each outcome and data set."""
+    datasets = dict.fromkeys(cell.dataset for cell in gathered.cells)
+    sections: list[tuple[str, str, str]] = []
+    for number, dataset in enumerate(datasets):
+        cells = [cell for cell in gathered.cells if cell.dataset == dataset]
+        sections.append((f"data-{number}", dataset, _results(cells) + _behaviours(cells) + _settings(cells)))
+        shown = _samples(cells, gathered.examples[dataset], load, samples)
+        sections.append((f"samples-{number}", f"Samples of {dataset}", shown))
+    policies = ", ".join(dict.fromkeys(cell.policy for cell in gathered.cells))
+    header = (
+        f'<header class="top"><p class="eyebrow">run {escape(gathered.run_id)}</p><h1>Evaluation</h1>'
+        f"<p>{escape(policies)} on {escape(', '.join(datasets))}.</p></header>"
+    )
+    return render_document(f"Evaluation of {gathered.run_id}", header, sections)
+
+
+def _results(cells: Sequence[Measured]) -> str:
+    head = ["policy", "prompt", "n", "accuracy", "not parseable", "zooms", "turns", "how it ended"]
+    body = [_row(cell) for cell in cells]
+    note = (
+        '<p class="soft">Percent of samples with 95 % intervals (Wilson; wider where several samples are about one '
+        "image). <i>Not parseable</i>: no answer, or one that cannot be read as what was asked for; it counts as "
+        f"wrong.</p>{_several(cells)}"
+    )
+    return table(head, body, "results") + note + _paper(cells) + _categories(cells)
+
+
+def _row(cell: Measured) -> str:
+    figures, unread = summarize(cell.records), not_parseable(cell.records)
+    numbers = (f"{100 * unread.value:.1f}", f"{figures['zoom_rate']:.0%}", f"{figures['turns']:.2f}")
+    return (
+        f'<tr class="first"><th scope="row">{escape(cell.policy)}</th><td>{escape(mode_name(cell.prompt))}</td>'
+        f"<td class=number>{len(cell.records)}</td><td>{share_cell(cell.records)}</td>"
+        f'{"".join(f"<td class=number>{n}</td>" for n in numbers)}<td class="ends">{ends(cell.records)}</td></tr>'
+    )
+
+
+def _several(cells: Sequence[Measured]) -> str:
+    """pass@k and votes, where questions were answered more than once."""
+    rows = []
+    for cell in cells:
+        figures = summarize(cell.records)
+        found = [(name, figures[name]) for name in figures if name.startswith("pass@") or name == "majority"]
+        told = ", ".join(f"{name} {100 * value:.1f}" for name, value in found)
+        rows += [f"<p>{escape(_name(cell))}: {escape(told)}</p>"] if found else []
+    return "".join(rows)
+
+
+def _paper(cells: Sequence[Measured]) -> str:
+    """The paper's numbers on the same axis; those of the same prompt stand out."""
+    rows = paper_rows(cells[0].dataset.partition("/")[0])
+    if not rows:
+        return ""
+    prompts = {cell.prompt for cell in cells}
+    body = []
+    for row in rows:
+        value, half = row.accuracy / 100, (row.half_width or 0.0) / 100
+        told = f"{row.accuracy:g}" + (f" ±{row.half_width:g}" if row.half_width is not None else "")
+        name = f"<b>{escape(row.model)}</b>" if row.prompt in prompts else escape(row.model)
+        prompt = escape(mode_name(row.prompt)) or "–"
+        body.append(
+            f'<tr><th scope="row">{name}</th><td>{prompt}</td><td class=number>{told}</td>'
+            f'<td class="axis">{interval_bar(value, max(0.0, value - half), min(1.0, value + half))}</td>'
+            f"<td>Table {escape(row.table)}</td></tr>"
+        )
+    return (
+        f"<h3>The paper's numbers</h3>{table(['model', 'prompt', 'accuracy', '', 'source'], body, 'pairs')}"
+        '<p class="soft">As printed in arXiv 2505.23678; in bold those that were asked in one of the ways above.</p>'
+    )
+
+
+def _categories(cells: Sequence[Measured]) -> str:
+    parts = []
+    for tag in sorted({tag for cell in cells for tag in cell.tags}):
+        values = sorted({value for cell in cells for value in cell.tags.get(tag, {})})
+        body = [
+            f'<tr><th scope="row">{escape(value)}</th>{"".join(_category(cell, tag, value) for cell in cells)}</tr>'
+            for value in values
+        ]
+        parts.append(f"<h3>By {escape(tag)}</h3>{table(['', *map(_name, cells)], body, 'results')}")
+    return "".join(parts)
+
+
+def _category(cell: Measured, tag: str, value: str) -> str:
+    part = cell.tags.get(tag, {}).get(value, [])
+    return f"<td>{share_cell(part)} <small>n {len(part)}</small></td>" if part else "<td>–</td>"
+
+
+def _behaviours(cells: Sequence[Measured]) -> str:
+    shown = [cell for cell in cells if cell.kept]
+    if not shown:
+        return ""
+    counted = [(_name(cell), summarize_behaviours(cell.behaviours)) for cell in shown]
+    counted += [
+        (f"{_name(cell)}, by {who}", summarize_counts(counts))
+        for cell in shown
+        for who, counts in sorted(cell.judged.items())
+    ]
+    names = [name for name in counted[0][1] if any(name in means and means[name].n for _, means in counted)]
+    body = [
+        f'<tr><th scope="row">{escape(mode_name(name))}</th>'
+        f"{''.join(_mean(means.get(name)) for _, means in counted)}</tr>"
+        for name in names
+    ]
+    return (
+        f"<h3>Behaviours</h3>{table(['a trajectory', *(name for name, _ in counted)], body, 'results')}"
+        '<p class="soft">Means over the kept trajectories with 95 % bootstrap intervals; of a judge, over those that '
+        "it was shown. Rules count places exactly and read subgoals, verification, backtracking off turns of phrase. "
+        "<i>Point accuracy</i>: share of cited points that lie where the answer shows.</p>"
+    )
+
+
+def _mean(mean: Mean | None) -> str:
+    if mean is None or mean.n == 0:
+        return "<td>–</td>"
+    return f"<td class=number><b>{mean.value:.2f}</b> <small>{mean.low:.2f} … {mean.high:.2f}</small></td>"
+
+
+def _settings(cells: Sequence[Measured]) -> str:
+    """Every setting of every cell; those in which cells differ stand first."""
+    flat = [dict(_flat(cell.settings)) for cell in cells]
+    keys = list(dict.fromkeys(key for one in flat for key in one))
+    different = [key for key in keys if len({one.get(key, "–") for one in flat}) > 1]
+    ordered = [*different, *(key for key in keys if key not in different)]
+    body = [_setting(key, [one.get(key, "–") for one in flat], key in different) for key in ordered]
+    prompts = "".join(_prompt(digest, cells) for digest in dict.fromkeys(map(_digest, cells)))
+    return (
+        f"<details><summary>How it was asked <small>{len(keys)} settings, prompts with their digests</small></summary>"
+        f"{table(['setting', *map(_name, cells)], body, 'settings')}{prompts}</details>"
+    )
+
+
+def _setting(key: str, values: Sequence[str], different: bool) -> str:
+    if different:
+        told = "".join(f"<td>{escape(value)}</td>" for value in values)
+    else:
+        told = f'<td colspan="{len(values)}">{escape(values[0])}</td>'
+    return f'<tr><th scope="row">{escape(key)}</th>{told}</tr>'
+
+
+def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
+    if isinstance(value, Mapping) and value:
+        return [pair for key, part in value.items() for pair in _flat(part, f"{name}.{key}" if name else str(key))]
+    return [(name, "" if value is None else str(value))]
+
+
+def _digest(cell: Measured) -> str:
+    return str(cell.settings["prompt_sha256"])
+
+
+def _prompt(digest: str, cells: Sequence[Measured]) -> str:
+    """The text of a prompt and who was asked with it."""
+    asked = [cell for cell in cells if _digest(cell) == digest]
+    found = _found_prompt(asked[0])
+    text = found.text if found is not None else "This version of the package has no prompt with this digest."
+    names = "; ".join(map(_name, asked))
+    return f"<h4>{escape(names)} <small>prompt {escape(digest[:16])}…</small></h4><pre>{escape(text)}</pre>"
+
+
+def _found_prompt(cell: Measured) -> Prompt | None:
+    """The prompt that was asked with, if the package still has it word for word."""
+    for frame in (Frame.MODEL, Frame.NORMALIZED):
+        try:
+            prompt = load_prompt(cell.settings["task"]["family"], cell.prompt, frame)
+        except ConfigError:
+            return None
+        if prompt.sha256 == _digest(cell):
+            return prompt
+    return None
+
+
+def _samples(cells: Sequence[Measured], examples: Mapping[str, Example], load: Load, count: int) -> str:
+    """Questions by what became of them, each with what all cells made of it."""
+    answers: dict[str, list[tuple[str, Trajectory]]] = {}
+    for cell in cells:
+        for trajectory in cell.kept:
+            answers.setdefault(trajectory.example_id, []).append((_name(cell), trajectory))
+    by_outcome: dict[str, list[str]] = {}
+    for name, said in answers.items():
+        if name in examples:
+            outcomes = {trajectory.outcome for _, trajectory in said}
+            by_outcome.setdefault(next(one for one in OUTCOMES if one in outcomes), []).append(name)
+    parts: list[str] = []
+    for outcome, title in OUTCOMES.items():
+        chosen = by_outcome.get(outcome, [])[:count]
+        if chosen:
+            cases = "".join(render_case(_case(examples[name], answers[name], load)) for name in chosen)
+            told = f"{len(chosen)} of {len(by_outcome[outcome])} kept"
+            opened = " open" if not parts else ""
+            parts.append(f"<details{opened}><summary>{title} <small>{told}</small></summary>{cases}</details>")
+    return LEGEND + "".join(parts) if parts else ""
+
+
+def _case(example: Example, answers: Sequence[tuple[str, Trajectory]], load: Load) -> Case:
+    loaded = replace(example, images=tuple(map(load, example.images)))
+    return Case(loaded, [(name, with_crops(trajectory, load)) for name, trajectory in answers])
+
+
+def with_crops(trajectory: Trajectory, load: Load) -> Trajectory:
+    """The trajectory with the bytes of what its zooms showed."""
+
+    def loaded(record: TurnRecord) -> TurnRecord:
+        return replace(record, crop_image=load(record.crop_image)) if record.crop_image is not None else record
+
+    return replace(trajectory, turns=tuple(map(loaded, trajectory.turns)))
+
+
+def _name(cell: Measured) -> str:
+    return f"{cell.policy}, {mode_name(cell.prompt)}"
