@@ -19,7 +19,7 @@ export HF_HUB_OFFLINE := 1
 export DS_BUILD_OPS := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow check lint types doors protos chart images bench format clean
+.PHONY: help quickstart test test-slow fuzz check lint types doors protos chart images bench format clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -55,6 +55,10 @@ test: $(VENV)/.installed-dev $(VENV)/.installed-vllm ## All tests that need no G
 
 test-slow: $(VENV)/.installed-dev $(VENV)/.installed-vllm ## Soak and fault tests that take longer than CI allows
 	$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
+
+FUZZ_SECONDS ?= 640
+fuzz: $(VENV)/.installed-dev ## Fuzz images, turns, web actions and rewards for FUZZ_SECONDS
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
 check: lint types doors protos chart ## Everything static
 

@@ -20,9 +20,14 @@ def encoded(width: int, height: int, kind: str = "PNG", color: int = 0, orientat
 
 def huge_png(width: int, height: int) -> bytes:
     """A PNG of a few bytes whose header claims any size."""
+    return png_of(width, height, 8, b"")
+
+
+def png_of(width: int, height: int, bits: int, rows: bytes) -> bytes:
+    """A PNG with three channels of so many bits, whose pixels are these rows, compressed already."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")

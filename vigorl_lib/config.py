@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,7 +46,7 @@ def load(
 ) -> SectionT:
     """Resolve `recipe` against `schema`.
 
-    `recipe` is a path to a YAML file or the name of one in `folder`. Raises ConfigError
+    `recipe` is a path to a YAML file or the name of one in `folder`, or several joined by `+`. Raises ConfigError
     (RECIPE_UNKNOWN, RECIPE_INVALID, OVERRIDE_INVALID) with one line that names the key.
     """
     values = read_recipe(recipe, folder)
@@ -76,7 +77,12 @@ def validate(schema: type[SectionT], values: Mapping[str, Any], *, source: str) 
 
 
 def read_recipe(recipe: str, folder: Path) -> dict[str, Any]:
-    """Plain values of a recipe with its `extends` chain merged below it."""
+    """Plain values of a recipe with what it `extends`, a name or a list of them, merged below it.
+
+    Of `a+b`, as of a list, the later one is the stronger.
+    """
+    if "+" in recipe and not Path(recipe).is_file():
+        return _merge_all(read_recipe(part, folder) for part in recipe.split("+"))
     path = Path(recipe) if recipe.endswith((".yaml", ".yml", ".json")) else folder / f"{recipe}.yaml"
     if not path.is_file():
         names = sorted(p.stem for p in folder.glob("*.yaml"))
@@ -92,8 +98,9 @@ def read_recipe(recipe: str, folder: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid YAML: {line}", reason="RECIPE_INVALID") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping at the top", reason="RECIPE_INVALID")
-    parent = values.pop("extends", None)
-    return _merge(read_recipe(parent, folder), values) if parent else values
+    parents = values.pop("extends", None) or []
+    below = [parents] if isinstance(parents, str) else parents
+    return _merge_all((*(read_recipe(parent, folder) for parent in below), values))
 
 
 def parse_override(text: str) -> tuple[list[str], Any]:
@@ -135,6 +142,10 @@ def _assign(values: dict[str, Any], path: list[str], value: Any) -> None:
             raise ConfigError(f"{'.'.join(path)}: {part!r} is not a section", reason="OVERRIDE_INVALID")
         node = child
     node[path[-1]] = value
+
+
+def _merge_all(layers: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    return reduce(_merge, layers, {})
 
 
 def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:

@@ -42,12 +42,11 @@ class EvaluationServer(EvaluationServiceServicer):
         reward = config_from_proto(request.reward)
         prefix = RunLayout(self._storage, request.run_id).evaluation(request.policy, task.prompt_name)
 
-        def read_shard() -> list[Example]:
+        def read_examples() -> list[Example]:
             """The evaluation loads an image when its sample begins."""
             store = ImageStore(self._storage)
             limit = request.limit or None
-            examples = read_dataset(self._storage, store, request.dataset, request.split, limit, with_images=False)
-            return [example for example in examples if shard.holds(example.example_id)]
+            return read_dataset(self._storage, store, request.dataset, request.split, limit, with_images=False)
 
         async def work(emit: Callable[[pb.EvaluateResponse], None]) -> pb.EvaluateResponse:
             resumed = 0
@@ -57,7 +56,7 @@ class EvaluationServer(EvaluationServiceServicer):
                 resumed = progress.resumed
                 emit(progress_to_proto(progress))
 
-            examples = await asyncio.to_thread(read_shard)
+            examples = await asyncio.to_thread(read_examples)
             async with connect(self._services, request.policy) as wired:
                 paced = PacedPolicy(wired.policy)
                 policy = CachedPolicy(paced, self._storage) if request.cache_answers else paced
@@ -73,6 +72,7 @@ class EvaluationServer(EvaluationServiceServicer):
                     keep_trajectories=request.keep_trajectories,
                     samples=max(1, request.samples),
                     dataset=f"{request.dataset}/{request.split}",
+                    shard=shard,
                     on_sample=on_sample,
                 )
             return pb.EvaluateResponse(

@@ -40,6 +40,7 @@ from vigorl_lib.search.coordinator import SearchProgress, search_dataset
 from vigorl_lib.search.journal import Entry
 from vigorl_lib.search.mcts import TreeSearch
 from vigorl_lib.search.pacing import PacedPolicy
+from vigorl_lib.search.run_claims import claim_run, other_journals, search_settings
 from vigorl_lib.search.shards import Shard
 from vigorl_lib.search.tree import Tree
 from vigorl_lib.storage.base import Storage
@@ -115,14 +116,25 @@ class SearchServer(SearchServiceServicer):
         store = ImageStore(self._storage)
         search = await self._tree_search(request, store)
         limit = search.config.limit or None
+        stepper = search.simulator.stepper
+        settings = search_settings(
+            await stepper.info(),
+            stepper.task,
+            search.simulator.reward_config,
+            search.config,
+            seed=search.seed,
+            dataset=f"{request.dataset}/{request.split}",
+        )
 
-        def read_shard() -> list[Example]:
+        def read_shard() -> tuple[list[Example], list[str]]:
             """The search loads an image when its tree begins."""
             refuse_imported(layout)
             all_examples = read_dataset(self._storage, store, request.dataset, request.split, limit, with_images=False)
-            return [example for example in all_examples if shard.holds(example.example_id)]
+            claim_run(layout, settings)
+            mine = [example for example in all_examples if shard.holds(example.example_id)]
+            return mine, other_journals(layout, shard)
 
-        examples = await asyncio.to_thread(read_shard)
+        examples, others = await asyncio.to_thread(read_shard)
 
         async def work(emit: Callable[[SearchProgress], None]) -> SearchProgress:
             progress = await search_dataset(
@@ -132,6 +144,7 @@ class SearchServer(SearchServiceServicer):
                 storage=self._storage,
                 prefix=layout.search(shard.index),
                 on_progress=emit,
+                others=others,
             )
             await asyncio.to_thread(end_shard, layout, shard)
             return progress

@@ -83,7 +83,7 @@ def test_the_same_again_is_quiet_and_other_content_is_refused(storage: FolderSto
 
 def test_a_split_without_its_manifest_does_not_exist(storage: FolderStorage, images: ImageStore) -> None:
     write_dataset(storage, images, "mine", "train", some_examples("a"))
-    storage.delete("datasets/mine/manifest.json")
+    storage.delete("datasets/mine/manifest-0001.json")
     with pytest.raises(DataError, match="no data set 'mine'"):
         read_dataset(storage, images, "mine", "train")
     write_dataset(storage, images, "mine", "train", some_examples("a"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from PIL import Image as PILImage
@@ -93,6 +94,12 @@ def test_what_does_not_lie_on_the_screenshot_is_refused(box: Box) -> None:
     with pytest.raises(DataError, match="mark 3") as caught:
         draw_marks(PAGE, {3: box})
     assert caught.value.reason == "MARK_INVALID"
+
+
+def test_a_screenshot_without_its_bytes_is_asked_for() -> None:
+    with pytest.raises(DataError, match="load it from storage") as caught:
+        draw_marks(replace(PAGE, data=None), {3: Box(1, 1, 9, 9)})
+    assert caught.value.reason == "IMAGE_NOT_AT_HAND"
 
 
 def test_a_transparent_screenshot_and_a_tiny_one_can_be_marked() -> None:

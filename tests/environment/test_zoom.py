@@ -1,87 +1,35 @@
+"""What the zoom environment makes of a turn, and what its crops show."""
+
 from __future__ import annotations
 
-import io
-from collections.abc import AsyncIterator
-
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from PIL import Image as PILImage
 
-from tests.pictures import encoded
-from vigorl_lib.domain.geometry import Border, Box, Frame, FrameMap, Point, ResizeRule, Size
-from vigorl_lib.domain.grammar import Answer, Continue, Zoom, render_turn
+from tests.environment.support import (
+    ANSWER,
+    MODEL,
+    ORIGINAL,
+    RESIZE,
+    ZOOM,
+    checkered,
+    gradient,
+    pixels,
+    plain,
+    play,
+    zoom,
+)
+from vigorl_lib.domain.geometry import Border, Box, Frame, FrameMap, Point, Size
+from vigorl_lib.domain.grammar import Continue, Zoom, render_turn
 from vigorl_lib.domain.image import Image, digest
 from vigorl_lib.domain.trajectory import InvalidTurn, Role, StopReason
 from vigorl_lib.domain.wire import Spelling
-from vigorl_lib.environment.base import Outcome
 from vigorl_lib.environment.config import ZoomConfig
 from vigorl_lib.environment.state import EpisodeState
 from vigorl_lib.environment.state import decode as decode_state
 from vigorl_lib.environment.state import encode as encode_state
-from vigorl_lib.environment.zoom import GO_ON, OriginalCache, ZoomEnvironment, crop_box, shown_size
+from vigorl_lib.environment.zoom import GO_ON, PictureCache, ZoomEnvironment, crop_box, shown_size
 from vigorl_lib.errors import DataError, EpisodeError
-
-RESIZE = ResizeRule(28, 784, 12_544)
-"""448x448 originals are seen at 112x112, a quarter of each side."""
-ORIGINAL, MODEL = Size(448, 448), Size(112, 112)
-ZOOM = ZoomConfig(window_model_px=28, shown_px=112, max_turns=4)
-
-
-def picture(pixels: NDArray[np.uint8]) -> Image:
-    buffer = io.BytesIO()
-    PILImage.fromarray(pixels).save(buffer, "PNG")
-    return Image(digest(buffer.getvalue()), "image/png", Size(pixels.shape[1], pixels.shape[0]), buffer.getvalue())
-
-
-def plain(color: int = 0, side: int = 448) -> Image:
-    data = encoded(side, side, color=color)
-    return Image(digest(data), "image/png", Size(side, side), data)
-
-
-def checkered() -> Image:
-    """Fields of two original pixels: grey in the model's view, black and white in a crop of the original."""
-    rows, columns = np.indices((448, 448)) // 2 % 2
-    return picture(np.repeat(((rows ^ columns) * 255)[..., None], 3, axis=2).astype(np.uint8))
-
-
-def gradient() -> Image:
-    """Red is x / 2 and green y / 2, so that a pixel tells where it was cut from."""
-    y, x = np.indices((448, 448))
-    return picture(np.stack([x // 2, y // 2, 0 * x], axis=2).astype(np.uint8))
-
-
-def pixels(image: Image) -> NDArray[np.int64]:
-    assert image.data is not None
-    return np.asarray(PILImage.open(io.BytesIO(image.data)).convert("RGB"), dtype=np.int64)
-
-
-def zoom(x: float, y: float) -> str:
-    return render_turn(f"There ({x:g}, {y:g}).", Zoom(Point(x, y)))
-
-
-ANSWER = render_turn("So.", Answer("pink"))
-
-
-@pytest.fixture
-async def environment() -> AsyncIterator[ZoomEnvironment]:
-    environment = ZoomEnvironment(threads=1)
-    yield environment
-    await environment.close()
-
-
-async def play(
-    environment: ZoomEnvironment, texts: list[str], config: ZoomConfig = ZOOM, *, mode: str = "multi_turn"
-) -> list[Outcome]:
-    image = plain()
-    state = (await environment.start(image, mode=mode, config=config, resize=RESIZE)).state
-    outcomes = []
-    for text in texts:
-        outcomes.append(await environment.step(state, text, image))
-        state = outcomes[-1].state
-    return outcomes
 
 
 async def test_a_crop_of_the_original_shows_detail_that_the_models_view_has_not(environment: ZoomEnvironment) -> None:
@@ -232,6 +180,7 @@ BAD = {
     InvalidTurn.MALFORMED: ("no turn", "<think>"),
     InvalidTurn.OUTSIDE: (zoom(112, 5), "(112, 5) lies outside the image of 112x112 px"),
     InvalidTurn.REPEATED: (zoom(23, 24), "(23, 24) is nearer than 6 px"),
+    InvalidTurn.OVER_BUDGET: (zoom(90, 90), "no zoom is left of 1"),
 }
 
 
@@ -241,7 +190,9 @@ async def test_a_turn_that_cannot_be_acted_on_is_told_ignored_or_final(
     environment: ZoomEnvironment, kind: InvalidTurn, on_invalid: str
 ) -> None:
     text, detail = BAD[kind]
-    config = ZoomConfig.model_validate(ZOOM.model_dump() | {"on_invalid": on_invalid, "min_distance_px": 6})
+    config = ZoomConfig.model_validate(
+        ZOOM.model_dump() | {"on_invalid": on_invalid, "min_distance_px": 6, "max_zooms": 1}
+    )
     _, outcome = await play(environment, [zoom(20, 20), text], config)
     assert outcome.invalid is kind
     assert detail in outcome.detail
@@ -274,6 +225,23 @@ async def test_every_point_may_be_seen_twice_unless_told_otherwise(environment: 
     first, second = await play(environment, [zoom(20, 20), zoom(20, 20)])
     assert second.invalid is None
     assert first.crop == second.crop
+
+
+async def test_an_answer_can_follow_when_no_zoom_is_left(environment: ZoomEnvironment) -> None:
+    config = ZOOM.model_copy(update={"max_zooms": 2})
+    outcomes = await play(environment, [zoom(20, 20), zoom(200, 5), zoom(40, 40), ANSWER], config)
+    assert [outcome.invalid for outcome in outcomes] == [None, InvalidTurn.OUTSIDE, None, None]
+    assert outcomes[-1].stop is StopReason.ANSWERED
+    assert "answer" in (await play(environment, [zoom(20, 20), zoom(30, 30), zoom(40, 40)], config))[-1].detail
+
+
+@pytest.mark.parametrize("texts", [[ANSWER], [zoom(20, 20)] * 4, ["no turn"] * 3], ids=["answer", "turns", "invalid"])
+async def test_nothing_follows_the_end_of_an_episode(environment: ZoomEnvironment, texts: list[str]) -> None:
+    *_, last = await play(environment, texts)
+    assert last.stop is not None
+    with pytest.raises(EpisodeError, match=f"ended after {len(texts)} turns") as caught:
+        await environment.step(last.state, ANSWER, plain())
+    assert caught.value.reason == "EPISODE_OVER"
 
 
 async def test_lenient_reading_is_a_setting(environment: ZoomEnvironment) -> None:
@@ -324,7 +292,7 @@ async def test_a_state_of_another_key_another_image_or_with_a_changed_byte_is_re
 
 
 def test_a_state_remembers_everything_that_a_step_needs() -> None:
-    state = EpisodeState("0" * 64, ORIGINAL, "multi_turn", ZOOM, RESIZE, 3, 1, (Point(1.5, 2), Point(3, 4)))
+    state = EpisodeState("0" * 64, ORIGINAL, "multi_turn", ZOOM, RESIZE, 3, 1, (Point(1.5, 2), Point(3, 4)), True)
     assert decode_state(encode_state(state, b"k"), b"k") == state
     assert encode_state(state, b"k") == encode_state(state, b"k")
 
@@ -340,20 +308,31 @@ async def test_an_image_is_asked_for_only_until_it_is_cached(environment: ZoomEn
     assert outcome.crop is not None
 
 
-def test_decoded_originals_are_bounded_and_the_oldest_goes_first() -> None:
+def test_decoded_pictures_are_bounded_and_the_oldest_goes_first() -> None:
     one, two, three = (plain(color, side=100) for color in (1, 2, 3))
-    cache = OriginalCache(2 * 100 * 100 * 3)
+    cache = PictureCache(2 * 100 * 100 * 4)
     for image in (one, two, one, three):
-        cache.get(image)
-    assert cache.get(one.without_data()).size == (100, 100)
-    assert cache.get(three.without_data()).size == (100, 100)
+        cache.original(image)
+    assert cache.original(one.without_data()).size == (100, 100)
+    assert cache.original(three.without_data()).size == (100, 100)
     with pytest.raises(EpisodeError):
-        cache.get(two.without_data())
+        cache.original(two.without_data())
     larger = plain(4, side=300)
-    cache.get(larger)
-    assert cache.get(larger.without_data()).size == (300, 300), "one image is kept however large it is"
+    cache.original(larger)
+    assert cache.original(larger.without_data()).size == (300, 300), "one image is kept however large it is"
     with pytest.raises(EpisodeError):
-        cache.get(one.without_data())
+        cache.original(one.without_data())
+
+
+def test_views_are_made_once_and_count_as_much_as_originals() -> None:
+    image, cache = plain(1, side=200), PictureCache(200 * 200 * 4 + 112 * 112 * 4)
+    original = cache.original(image)
+    view = cache.view(image, original, RESIZE)
+    assert (view.size, cache.view(image, original, RESIZE)) == ((112, 112), view)
+    cache.original(plain(2, side=10))
+    assert cache.view(image, original, RESIZE) is view
+    with pytest.raises(EpisodeError):
+        cache.original(image.without_data())
 
 
 async def test_bad_images_modes_and_points_are_refused_at_once(environment: ZoomEnvironment) -> None:

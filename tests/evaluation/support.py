@@ -22,6 +22,7 @@ from vigorl_lib.reward.config import RewardConfig
 from vigorl_lib.reward.local import LocalReward
 from vigorl_lib.rollout.step import Stepper
 from vigorl_lib.rollout.task import TaskConfig
+from vigorl_lib.search.shards import ALL, Shard
 from vigorl_lib.storage.base import Storage, open_storage
 
 TASK = TaskConfig(
@@ -85,6 +86,7 @@ async def measure(
     samples: int = 1,
     seed: int = 0,
     dataset: str = "",
+    shard: Shard = ALL,
     on_sample: OnSample = lambda _: None,
 ) -> list[SampleRecord]:
     where = open_storage(str(storage)) if isinstance(storage, Path) else storage
@@ -103,6 +105,7 @@ async def measure(
             keep_trajectories=keep,
             samples=samples,
             dataset=dataset,
+            shard=shard,
             on_sample=on_sample,
         )
     finally:

@@ -90,12 +90,25 @@ def test_points_are_right_where_the_answer_shows() -> None:
 
 def test_means_are_over_trajectories_and_accuracy_over_those_that_point() -> None:
     one = Behaviours(3, 1, 0, 1, 0, 1, points=4, points_on_evidence=1)
-    means = summarize_behaviours(
-        [one, replace(one, regions=1), replace(one, points=0, points_on_evidence=0), replace(one, points_on_evidence=3)]
-    )
+    counted = [
+        one,
+        replace(one, regions=1),
+        replace(one, points=0, points_on_evidence=0),
+        replace(one, points_on_evidence=3),
+    ]
+    means = summarize_behaviours({f"t{number}/0": each for number, each in enumerate(counted)})
     assert (means["regions"].value, means["regions"].n) == (2.5, 4)
     assert means["regions"].low < 2.5 < means["regions"].high
     assert (means["point_accuracy"].value, means["point_accuracy"].n) == (pytest.approx((0.25 + 0.25 + 0.75) / 3), 3)
+
+
+def test_several_trajectories_of_one_question_are_no_independent_ones() -> None:
+    few, many = Behaviours(1, 0, 0, 0, 0, 0, 0, None), Behaviours(5, 0, 0, 0, 0, 0, 0, None)
+    apart = summarize_behaviours({f"q{n}/0": many if n % 2 else few for n in range(16)})["regions"]
+    twins = summarize_behaviours({f"q{n // 8}/{n % 8}": many if n < 8 else few for n in range(16)})["regions"]
+    assert (apart.value, apart.n) == (twins.value, twins.n)
+    assert (twins.low, twins.high) == (1.0, 5.0)
+    assert twins.low < apart.low < apart.high < twins.high
 
 
 def test_the_judge_reads_thoughts_and_never_the_answer() -> None:

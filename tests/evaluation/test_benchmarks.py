@@ -216,6 +216,23 @@ def test_the_bundles_of_the_reference_are_read_where_the_originals_are_missing(t
     assert example.tags == {"sub_task": "IQ_Test"}
 
 
+def test_options_in_a_bundles_question_make_its_answer_a_choice(tmp_path: Path, files: Path) -> None:
+    (tmp_path / "shot.png").write_bytes((files / "os-atlas" / "images" / "atlas_0.png").read_bytes())
+    questions = ("<image>Which glove?\n(A) rubber\n(B) cotton", "<image>Which glove: rubber or cotton?")
+    rows = [
+        {"id": question, "image": "shot.png", "conversations": [{"value": question}, {"value": "cotton"}]}
+        for question in questions
+    ]
+    (tmp_path / "vstarbench_test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    lettered, plain = BENCHMARKS["vstar"].examples(tmp_path)
+    assert (lettered.truth.kind, lettered.truth.choices) == (AnswerKind.CHOICE, ("rubber", "cotton"))
+    assert lettered.question == "Which glove?\n(A) rubber\n(B) cotton", "as it was"
+    assert match_answer("(B)", lettered.truth) is Match.RIGHT
+    assert plain.truth.kind is AnswerKind.STRING
+    assert match_answer("B. Cotton", plain.truth) is Match.RIGHT
+    assert match_answer("A. rubber", plain.truth) is Match.WRONG
+
+
 def test_what_is_missing_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"expected test_questions\.jsonl or vstarbench_test\.jsonl"):
         list(BENCHMARKS["vstar"].examples(tmp_path))
@@ -266,6 +283,14 @@ def test_categories_of_unequal_size_count_alike_in_their_mean() -> None:
     assert "| sub_task | mean of 2 |  | 50.0 |" in render_results(
         {"blink": {("p", "single_turn"): records}}, markdown=True
     )
+
+
+def test_what_had_no_room_to_answer_is_told_apart() -> None:
+    stops = ("answered", "max_tokens", "context_overflow", "max_turns")
+    records = [SampleRecord(stop, False, "no_answer", stop, None, 1, 0, 0.0) for stop in stops]
+    (row,) = results_to_json({"sat2": {("p", "single_turn"): records}})
+    assert (row["not_parseable"], row["cut_off"]) == (4, 2)
+    assert "| 100.0 | 50.0 |" in render_results({"sat2": {("p", "single_turn"): records}}, markdown=True)
 
 
 def _id(example: Example) -> str:

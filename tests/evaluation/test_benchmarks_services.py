@@ -17,7 +17,6 @@ from tests.pictures import encoded
 from tests.rollout.support import RESIZE, WordPolicy
 from tests.services.conftest import serving
 from vigorl_lib.cli.benchmark import evaluate_benchmarks
-from vigorl_lib.cli.evaluate import ALL
 from vigorl_lib.cli.main import cli
 from vigorl_lib.config import load
 from vigorl_lib.data.datasets import find_manifest, read_dataset
@@ -38,6 +37,7 @@ from vigorl_lib.recipes.schema import RECIPES, Recipe
 from vigorl_lib.rollout.wiring import ServicesConfig
 from vigorl_lib.rpc.gen.vigorl.policy.v1.policy_service_pb2_grpc import add_PolicyServiceServicer_to_server
 from vigorl_lib.rpc.server import Service, registrar
+from vigorl_lib.search.shards import ALL
 from vigorl_lib.storage.base import open_storage
 from vigorl_lib.storage.images import ImageStore
 from vigorl_lib.storage.layout import RunLayout

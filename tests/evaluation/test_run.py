@@ -65,12 +65,14 @@ async def test_a_cut_off_evaluation_goes_on_with_what_is_missing(tmp_path: Path)
 
 
 async def test_shards_under_one_prefix_make_the_table_of_one_process(tmp_path: Path) -> None:
-    whole = await measure(SCENES, teacher(SCENES), tmp_path / "whole")
+    whole = await measure(SCENES, teacher(SCENES), tmp_path / "whole", keep=3)
     for index in range(3):
-        mine = [example for example in SCENES if Shard(index, 3).holds(example.example_id)]
-        await measure(mine, teacher(SCENES), tmp_path / "shards")
-    records = sorted(read_records(open_storage(str(tmp_path / "shards")), "evaluation"), key=lambda r: r.example_id)
+        await measure(SCENES, teacher(SCENES), tmp_path / "shards", keep=3, shard=Shard(index, 3))
+    storage = open_storage(str(tmp_path / "shards"))
+    records = sorted(read_records(storage, "evaluation"), key=lambda r: r.example_id)
     assert records == whole
+    kept = {trajectory.example_id for trajectory in read_kept_trajectories(storage, "evaluation")}
+    assert kept == {example.example_id for example in SCENES[:3]}
     assert render_table({("p", "m"): records}) == render_table({("p", "m"): whole})
     assert records == await measure(SCENES, watched(SCENES, [e.example_id for e in SCENES]), tmp_path / "shards")
 
@@ -112,6 +114,21 @@ async def test_a_reward_that_fails_leaves_its_sample_to_be_done_again(
     with pytest.raises(PolicyError, match=r"1 of 3 samples failed, first scene-001: UNAVAILABLE: away"):
         await measure(SCENES[:3], teacher(SCENES), tmp_path)
     assert len(read_records(open_storage(str(tmp_path)), "evaluation")) == 2
+
+
+async def test_the_judge_of_an_answer_stands_in_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unjudged = LocalReward.score
+
+    async def score(
+        self: LocalReward, items: Sequence[tuple[Example, Trajectory]], *, config: RewardConfig
+    ) -> list[Score | Exception]:
+        scores = await unjudged(self, items, config=config)
+        return [replace(one, judged_by="judge@r7/0") if isinstance(one, Score) else one for one in scores]
+
+    monkeypatch.setattr(LocalReward, "score", score)
+    records = await measure(SCENES[:1], teacher(SCENES), tmp_path)
+    assert [record.judged_by for record in records] == ["judge@r7/0"]
+    assert read_records(open_storage(str(tmp_path)), "evaluation") == records
 
 
 async def test_our_own_mistake_is_not_taken_for_a_failed_sample(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from tests.evaluation.support import REWARD, measure, scenes, teacher, watched
+from vigorl_lib.cli.evaluate import compare
 from vigorl_lib.errors import ConfigError
 from vigorl_lib.evaluation.metrics import SampleRecord
 from vigorl_lib.evaluation.rescore import rescore
@@ -82,3 +86,28 @@ async def test_several_samples_of_a_question_are_several_records_and_resume_one_
     more = await measure(SCENES[:2], policy, tmp_path, samples=3)
     assert sorted(set(policy.asked)) == ["scene-000", "scene-001"]
     assert [r for r in more if r.sample < 2] == some
+
+
+async def test_the_command_tells_how_the_two_were_asked_and_refuses_other_data(tmp_path: Path) -> None:
+    for mode in ("single_turn", "multi_turn"):
+        prefix = f"runs/r/evaluation/teacher/{mode}"
+        await measure(SCENES, teacher(SCENES, mode=mode), tmp_path, prefix=prefix, mode=mode, dataset="scenes/test")
+    other = "runs/other/evaluation/teacher/multi_turn"
+    await measure(SCENES[:2], teacher(SCENES), tmp_path, prefix=other, dataset="scenes/train")
+
+    def compared(second: str, *options: str) -> str:
+        arguments = ["r/teacher/multi_turn", second, "--root", str(tmp_path), *options]
+        return CliRunner().invoke(compare, arguments, catch_exceptions=False).stdout
+
+    text = compared("r/teacher/single_turn")
+    assert "first − second" in text
+    assert "  task.mode: multi_turn / single_turn\n" in text
+    assert "policy.model" not in text, "what is alike is not told"
+    found = json.loads(compared("r/teacher/single_turn", "--json"))
+    assert found["settings"]["task.mode"] == ["multi_turn", "single_turn"]
+    assert found["overall"]["n"] == len(SCENES)
+    assert "asked differently" not in compared("r/teacher/multi_turn")
+    with pytest.raises(ConfigError, match=r"of scenes/test and scenes/train"):
+        await asyncio.to_thread(compared, "other/teacher/multi_turn")
+    with pytest.raises(ConfigError, match="no records of r/nobody/multi_turn"):
+        await asyncio.to_thread(compared, "r/nobody/multi_turn")

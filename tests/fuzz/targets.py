@@ -37,23 +37,10 @@ MAX_PIXELS = 1 << 20
 """Small, so that a picture that is allowed decodes fast and larger ones are met often."""
 
 WORDS = (
-    *("<think>", "</think>", "<tool_call>", "</tool_call>", "<answer>", "</answer>", "<observation>", "</observation>"),
-    *('{"name": "search_coordinate", "arguments": {"coordinate": [', "]}}", "(12, 34)", "[7]", "click ", "type ", "\n"),
-    *(
-        "scroll ",
-        "[down]",
-        "go_back",
-        "stop ",
-        "B. ",
-        "1e999",
-        "NaN",
-        "9" * 40,
-        "true",
-        "\u0663",
-        "<|im_end|>",
-        '"',
-        "{",
-    ),
+    *("<think>", "</think>", "<tool_call>", "</tool_call>", "<answer>", "</answer>", "<observation>"),
+    *("</observation>", '{"name": "search_coordinate", "arguments": {"coordinate": [', "]}}", "(12, 34)", "[7]"),
+    *("click ", "type ", "\n", "scroll ", "[down]", "go_back", "stop ", "B. ", "1e999", "NaN", "9" * 40, "true"),
+    *("\u0663", "<|im_end|>", '"', "{"),
 )
 """Bytes below the length of this tuple stand for its entries."""
 

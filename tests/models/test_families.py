@@ -173,7 +173,9 @@ def test_the_batched_vision_tower_gives_the_stock_features_and_gradients(
     case: Case, grids: list[tuple[int, int]]
 ) -> None:
     torch.manual_seed(0)
-    patches = torch.randn(sum(rows * columns for rows, columns in grids), 6 * case.loaded.family.patch_size**2)
+    count, area = sum(rows * columns for rows, columns in grids), case.loaded.family.patch_size**2
+    # Both frames of a still image are equal.
+    patches = torch.randn(count, 3, 1, area).expand(-1, -1, 2, -1).flatten(1)
     grid = torch.tensor([(1, rows, columns) for rows, columns in grids])
     batched: Any = case.loaded.model
     towers = [case.own.model.visual, batched.model.visual]

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from vigorl_lib.data import synthetic
-from vigorl_lib.domain import grammar
+from vigorl_lib.domain import grammar, wire
 from vigorl_lib.domain.geometry import Point, Size
 from vigorl_lib.models import tiny_tokenizer
 from vigorl_lib.models.tiny import RESIZE, build_tiny
@@ -31,10 +31,10 @@ TOKENIZER = tiny_tokenizer.build_tokenizer()
 WHERE = synthetic.tile_sentence("red", Point(38, 66))
 TURNS = (
     grammar.render_turn(WHERE, grammar.Zoom(Point(38, 66))),
-    grammar.render_turn(f"{grammar.BACKTRACK_PHRASE} {WHERE}", grammar.Zoom(Point(2, 110))),
+    grammar.render_turn(f"{wire.BACKTRACK_PHRASE} {WHERE}", grammar.Zoom(Point(2, 110))),
     grammar.render_turn(synthetic.DOT_AT_SENTENCE.format(point="(38, 66)", answer="pink"), grammar.Answer("pink")),
     grammar.render_turn(f"{WHERE} {synthetic.DOT_SENTENCE.format(answer='cyan')}", grammar.Answer("cyan")),
-    f"{grammar.FORCED_ANSWER_PREFIX} white {grammar.ANSWER_CLOSE}",
+    f"{wire.FORCED_ANSWER_PREFIX} white {wire.ANSWER_CLOSE}",
 )
 
 
@@ -149,7 +149,9 @@ def test_the_batched_vision_tower_gives_the_stock_features_and_gradients(
     folder: Path, grids: list[tuple[int, int]]
 ) -> None:
     torch.manual_seed(0)
-    pixels = torch.randn(sum(rows * columns for rows, columns in grids), 1176)
+    # A still image: both frames of a patch are equal.
+    patches = sum(rows * columns for rows, columns in grids)
+    pixels = torch.randn(patches, 3, 1, 14 * 14).expand(-1, -1, 2, -1).reshape(patches, -1)
     grid = torch.tensor([(1, rows, columns) for rows, columns in grids])
 
     def features(*, batched: bool) -> tuple[Tensor, Tensor]:

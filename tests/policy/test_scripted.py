@@ -10,18 +10,9 @@ from vigorl_lib.data.datasets_synthetic import scene_example
 from vigorl_lib.data.synthetic import make_scene
 from vigorl_lib.domain.example import Example
 from vigorl_lib.domain.geometry import Frame, FrameMap, Point
-from vigorl_lib.domain.grammar import (
-    BACKTRACK_PHRASE,
-    FORCED_ANSWER_PREFIX,
-    MODES,
-    MULTI_TURN,
-    Answer,
-    Continue,
-    Turn,
-    Zoom,
-    parse_turn,
-)
+from vigorl_lib.domain.grammar import MODES, MULTI_TURN, Answer, Continue, Turn, Zoom, parse_turn
 from vigorl_lib.domain.trajectory import Origin, Segment
+from vigorl_lib.domain.wire import BACKTRACK_PHRASE, FORCED_ANSWER_PREFIX
 from vigorl_lib.errors import PolicyError
 from vigorl_lib.models.tiny import RESIZE
 from vigorl_lib.policy.base import FinishReason, Sampling

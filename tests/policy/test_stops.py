@@ -6,7 +6,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vigorl_lib.domain.geometry import Point
-from vigorl_lib.domain.grammar import ACTION_STOPS, Answer, Zoom, render_turn
+from vigorl_lib.domain.grammar import Answer, Zoom, render_turn
+from vigorl_lib.domain.wire import ACTION_STOPS
 from vigorl_lib.models.chat import ChatRenderer
 from vigorl_lib.models.tiny import RESIZE
 from vigorl_lib.models.tiny_tokenizer import build_tokenizer

@@ -29,6 +29,23 @@ def test_set_is_stronger_than_the_environment_and_that_than_the_file(tmp_path: P
     assert recipe.task.zoom.window_model_px == 14
 
 
+def test_recipes_joined_by_plus_and_in_a_list_are_merged_the_later_the_stronger(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("search: {simulations: 2, children: 2, max_depth: 2}\n")
+    (tmp_path / "wide.yaml").write_text("search: {children: 7}\n")
+    (tmp_path / "deep.yaml").write_text("search: {children: 9, max_depth: 9}\n")
+    (tmp_path / "both.yaml").write_text("extends: [base, wide, deep]\nsearch: {simulations: 5}\n")
+
+    def search(name: str) -> tuple[int, int, int]:
+        found = load(Recipe, name, folder=tmp_path, environment={}).search
+        return found.simulations, found.children, found.max_depth
+
+    assert search("base+wide") == (2, 7, 2)
+    assert search("base+deep+wide") == (2, 7, 9)
+    assert search("both") == (5, 9, 9)
+    with pytest.raises(ConfigError, match="did you mean 'wide'"):
+        search("base+wid")
+
+
 @pytest.mark.parametrize(
     ("override", "told"),
     [

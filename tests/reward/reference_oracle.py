@@ -76,6 +76,28 @@ def pairs_of_digits(text: str) -> set[tuple[int, int]]:
     return found
 
 
+def numbers_in_prose(text: str) -> list[tuple[float, float]]:
+    """Points as the reference's chain builders read them: whole or decimal numbers, blanks anywhere inside.
+
+    A sign and the number of digits are not told: a minus is taken, and nine digits before the decimal point at most.
+    """
+    found, at = [], 0
+    while (begin := text.find("(", at)) >= 0:
+        end = text.find(")", begin)
+        parts = text[begin + 1 : end].split(",") if end >= 0 else []
+        values = [value for part in parts if (value := decimal(part.strip())) is not None]
+        if len(parts) == len(values) == 2:
+            found.append((values[0], values[1]))
+        at = begin + 1
+    return found
+
+
+def decimal(text: str) -> float | None:
+    whole, dot, rest = text.removeprefix("-").partition(".")
+    fit = whole.isdecimal() and len(whole) <= 9 and (rest.isdecimal() if dot else True)
+    return float(text) if fit else None
+
+
 def has_shape(response: str) -> bool:
     """Think block, blanks, answer block, and nothing else but blanks around them."""
     text = response.strip()
@@ -298,9 +320,9 @@ def action_parts(text: str) -> tuple[str, str, str] | None:
     text = text.strip()
     verb = next((verb for verb in ("click", "type", "scroll", "go_back", "stop") if text.lower().startswith(verb)), "")
     rest = text[len(verb) :]
-    # `clicks`, `stop-watch` and the like are other words; blanks before the bracket may be missing.
-    if not verb or (rest and (rest[0] in "_-" or rest[0].isalnum())):
+    if not verb:
         return None
+    # Blanks before the bracket may be missing.
     rest = rest.strip()
     if verb in ("go_back", "stop") and not rest:
         return verb, "", ""

@@ -88,6 +88,18 @@ async def test_a_question_that_was_judged_is_not_asked_again() -> None:
         await reward.close()
 
 
+async def test_what_several_rollouts_say_at_once_is_asked_once_and_a_failure_is_not_shared() -> None:
+    replies = iter([refusal(503), *[completion(VERDICT[True])] * 2])
+    async with serving(lambda _: replace(next(replies), delay_s=0.05)) as endpoint:
+        reward = LocalReward(await asyncio.to_thread(lambda: Judge.open(config_of(endpoint.url, attempts=1))))
+        same = [(FREE, said("Because of rain"))] * 6
+        first, *others = await scored(reward, *same)
+        await reward.close()
+    assert isinstance(first, VigorlError)
+    assert all(isinstance(score, Score) and score.correct for score in others)
+    assert len(endpoint.requests) == 2
+
+
 async def test_a_reply_without_a_verdict_is_asked_for_again_and_is_never_a_wrong_answer() -> None:
     replies = iter(["I cannot say.", "<answer> maybe </answer>", VERDICT[True], "no", "no", "no"])
     async with serving(lambda _: completion(next(replies))) as endpoint:

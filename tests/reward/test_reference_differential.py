@@ -8,7 +8,7 @@ import pytest
 
 from tests.reward import reference_oracle as oracle
 from tests.reward.response_corpus import corpus
-from vigorl_lib.domain.grammar import CLASSIC, MULTI_TURN, SINGLE_TURN, Answer, Zoom, parse_turn
+from vigorl_lib.domain.grammar import CLASSIC, MULTI_TURN, SINGLE_TURN, Answer, Zoom, find_points, parse_turn
 from vigorl_lib.domain.web_action import parse_action
 from vigorl_lib.domain.wire import ACTION_STOPS
 from vigorl_lib.reward.reference import JUDGES, RULES
@@ -81,7 +81,7 @@ def test_a_turn_zooms_where_the_reference_lets_it() -> None:
         kind, point = oracle.rollout_action(text)
         seen[kind] += 1
         ours = (action.point.x, action.point.y) if isinstance(action, Zoom) else None
-        if ours != point:
+        if ours != point or (isinstance(action, Answer) and action.text != oracle.upfront_answer(text)):
             disagreements.append(f"{text!r}: {action} {kind} {point}")
     assert not disagreements, told(disagreements)
     assert min(seen.values()) > 100
@@ -98,6 +98,18 @@ def test_a_whole_generation_answers_what_the_reference_takes_from_it() -> None:
         seen[answer is None] += 1
         if ours != (answer or None):
             disagreements.append(f"{response!r}: {ours!r} {answer!r}")
+    assert not disagreements, told(disagreements)
+    assert min(seen.values()) > 100
+
+
+def test_points_in_prose_are_those_that_the_reference_builds_chains_from() -> None:
+    disagreements, seen = [], Counter[int]()
+    for response, _ in RESPONSES:
+        ours = [(point.x, point.y) for point in find_points(response)]
+        theirs = oracle.numbers_in_prose(response)
+        seen[min(len(theirs), 3)] += 1
+        if ours != theirs:
+            disagreements.append(f"{response!r}: {ours} {theirs}")
     assert not disagreements, told(disagreements)
     assert min(seen.values()) > 100
 

@@ -10,9 +10,10 @@ import pytest
 from tests.pictures import encoded
 from tests.rollout.support import RESIZE, TASK, ZOOM, WordPolicy, answer, question, said, stepping, zoom
 from vigorl_lib.domain.geometry import Size
-from vigorl_lib.domain.grammar import FORCED_ANSWER_PREFIX, Continue, render_turn
+from vigorl_lib.domain.grammar import Continue, render_turn
 from vigorl_lib.domain.image import Image, digest
 from vigorl_lib.domain.trajectory import Origin, Role, Segment, StopReason
+from vigorl_lib.domain.wire import FORCED_ANSWER_PREFIX
 from vigorl_lib.environment.zoom import ZoomEnvironment
 from vigorl_lib.errors import ConfigError, DataError
 from vigorl_lib.rollout.given import play

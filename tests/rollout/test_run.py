@@ -9,8 +9,8 @@ import pytest
 
 from tests.rollout.support import TASK, ZOOM, WordPolicy, answer, question, said, stepping, zoom
 from vigorl_lib.domain.geometry import Size
-from vigorl_lib.domain.grammar import FORCED_ANSWER_PREFIX
 from vigorl_lib.domain.trajectory import Origin, Prefix, Segment, StopReason, Trajectory
+from vigorl_lib.domain.wire import FORCED_ANSWER_PREFIX
 from vigorl_lib.errors import PolicyError
 from vigorl_lib.rollout.run import rollout_many, run_to_end, solve
 from vigorl_lib.rollout.step import StepError, Stepper
@@ -91,6 +91,16 @@ async def test_a_caller_may_permit_fewer_turns_and_the_last_of_them_is_forced() 
         assert trajectory.turns[-1].text.startswith(FORCED_ANSWER_PREFIX) == force
     none = await run_to_end(stepper, root, trajectory_id="t", example_id="one", max_steps=0)
     assert (none.stop, none.turns) == (StopReason.MAX_TURNS, ())
+
+
+async def test_when_no_zoom_is_left_the_answer_is_forced_before_the_last_turn() -> None:
+    def write(prompt: Sequence[Segment], index: int) -> str:
+        return " pink </answer>" if prompt[-1].origin is Origin.FORCED else zoom(20 + 20 * len(said(prompt)), 30)
+
+    zooms = TASK.zoom.model_copy(update={"max_zooms": 1, "max_turns": 5})
+    stepper = stepping(WordPolicy(write), TASK.model_copy(update={"force_answer": True, "zoom": zooms}))
+    trajectory = await solve(stepper, question(), trajectory_id="t", seed_path=(0,))
+    assert (trajectory.stop, trajectory.zooms, len(trajectory.turns)) == (StopReason.ANSWERED, 1, 2)
 
 
 async def test_a_finished_prefix_is_a_trajectory_as_it_is() -> None:

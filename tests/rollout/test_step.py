@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import pytest
 
 from tests.rollout.support import CROP_TOKENS, TASK, ZOOM, WordPolicy, answer, question, said, stepping, zoom
-from vigorl_lib.domain.grammar import FORCED_ANSWER_PREFIX, Answer
+from vigorl_lib.domain.grammar import Answer
 from vigorl_lib.domain.seeds import derive_seed
 from vigorl_lib.domain.trajectory import Origin, Role, Segment, StopReason, flat_token_ids, trained_mask
+from vigorl_lib.domain.wire import FORCED_ANSWER_PREFIX
 from vigorl_lib.errors import ConfigError, EpisodeError, PolicyError
 from vigorl_lib.policy.base import FinishReason
 from vigorl_lib.rollout.step import StepError

@@ -87,6 +87,7 @@ zoom_configs = st.builds(
     strict=st.booleans(),
     window_share=st.floats(0, 1),
     observation=st.sampled_from(Spelling),
+    max_zooms=st.integers(0, 50),
 )
 reward_configs = st.builds(
     RewardConfig,

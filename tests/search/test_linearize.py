@@ -33,7 +33,7 @@ from vigorl_lib.search.tree import Tree
 from vigorl_lib.storage.folder import FolderStorage
 from vigorl_lib.storage.images import ImageStore
 
-PROMPTS = ChainTask(Prompt("single", "Think, then answer.", ""))
+PROMPTS = ChainTask(Prompt("single", "Think, then answer.", ""), rules=ZOOM)
 ALL = LinearizeConfig(max_chains_per_example=100, max_corrected_per_example=100, validation_share=0.0)
 
 
@@ -77,12 +77,11 @@ async def test_every_chain_is_text_in_the_grammar_and_ends_right(trees: list[Tre
 async def test_a_multi_turn_chain_replays_through_the_environment(trees: list[Tree], examples: list[Example]) -> None:
     images = {one.example_id: one.images[0] for one in examples}
     environment = ZoomEnvironment(threads=1)
-    config = ZOOM.model_copy(update={"max_turns": 9})
     for chain in made(trees).train:
         if chain.mode != "multi_turn":
             continue
         image = images[chain.example_id]
-        state = (await environment.start(image, mode="multi_turn", config=config, resize=RESIZE)).state
+        state = (await environment.start(image, mode="multi_turn", config=ZOOM, resize=RESIZE)).state
         observed = []
         for text in spoken(chain):
             outcome = await environment.step(state, text, image)

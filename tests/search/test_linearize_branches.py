@@ -65,8 +65,7 @@ def spoken(chain: Trajectory) -> list[str]:
 async def replay(chain: Trajectory, question: Example, rules: ZoomConfig) -> list[Message]:
     """What the environment says to a chain's turns."""
     environment, image = ZoomEnvironment(threads=1), question.images[0]
-    config = rules.model_copy(update={"max_turns": 20})
-    state = (await environment.start(image, mode="multi_turn", config=config, resize=RESIZE)).state
+    state = (await environment.start(image, mode="multi_turn", config=rules, resize=RESIZE)).state
     observed = []
     for text in spoken(chain):
         outcome = await environment.step(state, text, image)
@@ -82,7 +81,7 @@ def shown(chain: Trajectory) -> list[Message]:
 
 
 async def test_corrected_chains_from_any_depth_replay_to_the_same_crops(tree: Tree, question: Example) -> None:
-    chains = linearize([tree], ALL, ChainTask(SINGLE, min_distance_px=DISTANCE_PX), seed=0).train
+    chains = linearize([tree], ALL, ChainTask(SINGLE, rules=RULES), seed=0).train
     astray, depths = set(), set()
     for chain in chains:
         assert await replay(chain, question, RULES) == shown(chain)
@@ -102,9 +101,15 @@ async def test_corrected_chains_from_any_depth_replay_to_the_same_crops(tree: Tr
 
 
 async def test_a_chain_that_the_environment_would_refuse_is_not_made(tree: Tree) -> None:
-    strict = linearize([tree], ALL, ChainTask(SINGLE, min_distance_px=DISTANCE_PX), seed=0).train
-    careless = linearize([tree], ALL, ChainTask(SINGLE), seed=0).train
+    strict = linearize([tree], ALL, ChainTask(SINGLE, rules=RULES), seed=0).train
+    careless, hasty = (
+        linearize([tree], ALL, ChainTask(SINGLE, rules=RULES.model_copy(update=change)), seed=0).train
+        for change in ({"min_distance_px": 0.0}, {"max_turns": 5})
+    )
     assert 0 < len(strict) < len(careless)
+    corrected = [[chain for chain in chains if kind_of(chain) == "corrected"] for chains in (strict, hasty)]
+    assert 0 < len(corrected[1]) < len(corrected[0])
+    assert max(len(chain.turns) for chain in corrected[1]) == 5
 
 
 async def test_chains_of_a_search_in_the_normalized_frame_are_asked_and_answered_in_pixels(question: Example) -> None:
@@ -132,7 +137,7 @@ async def test_chains_of_a_search_in_the_normalized_frame_are_asked_and_answered
 
 async def test_a_huge_tree_has_its_pairs_drawn_by_seed(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pairs grow with the square of the rollouts; the draw is repeatable and misses no right rollout by itself."""
-    task = ChainTask(SINGLE, min_distance_px=DISTANCE_PX)
+    task = ChainTask(SINGLE, rules=RULES)
     whole = linearize([tree], ALL, task, seed=0).train
     monkeypatch.setattr(drafts, "MAX_PAIRS", 20)
     some = linearize([tree], ALL, task, seed=0).train

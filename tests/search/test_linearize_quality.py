@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import pytest
 
 from tests.search.support import TASK, WrittenPolicy, example, said, search_one, searching, zoom
 from vigorl_lib.domain.example import AnswerKind, Example, GroundTruth
-from vigorl_lib.domain.geometry import Box
-from vigorl_lib.domain.grammar import Answer, render_turn
+from vigorl_lib.domain.geometry import Box, Point
+from vigorl_lib.domain.grammar import Answer, Zoom, parse_turn, render_turn
 from vigorl_lib.domain.trajectory import Origin, Segment
 from vigorl_lib.errors import DataError
 from vigorl_lib.prompts import Prompt
@@ -65,6 +65,62 @@ async def test_a_filter_leaves_out_what_it_says_and_counts_it(
     assert thoughts(strict) == {good}
     assert strict.statistics[f"left_out_{reason}"] == 1
     assert not [name for name in made(tree, **lax).statistics if name.startswith("left_out_")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think> Here <think> at (5, 5). </think> <answer> pink </answer>",
+        "<think> At (5, 5). </think> So <answer> pink <tool_call> </answer>",
+    ],
+)
+async def test_what_only_a_lenient_parser_reads_becomes_a_chain_only_if_its_spelling_is_strict(text: str) -> None:
+    task = TASK.model_copy(update={"zoom": TASK.zoom.model_copy(update={"strict": False})})
+    search = searching(WrittenPolicy(lambda prompt, index: text), SearchConfig(simulations=1, children=1), task=task)
+    understood = parse_turn(text, strict=False).action
+    assert isinstance(understood, Answer)
+    tree, _ = await search_one(search, replace(example(), truth=GroundTruth(understood.text)))
+    assert tree.solved
+    assert made(tree).statistics["left_out_form"] == 1
+
+
+async def test_thoughts_that_would_read_otherwise_in_one_block_are_left_out_of_it() -> None:
+    """The two thoughts cite one point each; side by side they would cite a third."""
+
+    def write(prompt: Sequence[Segment], index: int) -> str:
+        if not said(prompt):
+            return render_turn("Near (9, 9) or at (5,", Zoom(Point(50, 50)))
+        return render_turn("5) is the dot, at (5, 5).", Answer("pink"))
+
+    tree = await grown(write)
+    chains = made(tree, max_corrected_per_example=0)
+    assert {chain.mode for chain in chains.train} == {"multi_turn"}
+    assert chains.statistics["left_out_form"] == 1
+
+
+async def test_chains_can_be_taken_in_turn_from_ways_that_begin_differently() -> None:
+    """The first child has three right rollouts, the second one."""
+    ways = itertools.count()
+
+    def write(prompt: Sequence[Segment], index: int) -> str:
+        if not said(prompt):
+            return zoom(50 + 40 * index, 50)
+        return render_turn(f"Way {next(ways)} at (5, 5).", Answer("pink"))
+
+    config = SearchConfig(simulations=6, children=2, rollouts_per_child=3, dedup_radius_px=0)
+    tree = (await search_one(searching(WrittenPolicy(write), config, task=TASK)))[0]
+    for node in tree.root.children:
+        assert len([r for r in tree.rollouts if node in tree.nodes[r.node].path()]) >= 3
+    cap = {"max_chains_per_example": 2, "single_turn": False, "max_corrected_per_example": 0}
+
+    def beginnings(seed: int) -> set[str]:
+        chains = linearize([tree], ALL.model_copy(update=cap), ChainTask(SINGLE), seed=seed).train
+        return {chain.turns[0].text for chain in chains}
+
+    drawn = [beginnings(seed) for seed in range(8)]
+    assert 1 in map(len, drawn), "by chance both are of one branch"
+    cap["balance_branches"] = True
+    assert [len(beginnings(seed)) for seed in range(8)] == [2] * 8
 
 
 def test_repetition_is_the_share_of_four_word_sequences_that_came_before() -> None:
@@ -132,6 +188,22 @@ def test_success_at_k_is_the_chance_of_one_right_draw() -> None:
     for n, right, k in [(6, 2, 3), (4, 0, 2), (5, 5, 1), (8, 1, 8)]:
         draws = list(itertools.combinations(range(n), k))
         assert success_at(k, n, right) == pytest.approx(sum(min(draw) < right for draw in draws) / len(draws))
+
+
+async def test_success_of_trees_that_stop_when_solved_is_that_of_their_first_rollouts() -> None:
+    """One is right at once, one on its third path, one never: a mean over long trees would see failures alone."""
+    trees = []
+    for number, hit in enumerate([0, 2, 9]):
+        walked = itertools.count()
+
+        def write(prompt: Sequence[Segment], index: int, hit: int = hit, walked: Iterator[int] = walked) -> str:
+            return render_turn("At (5, 5).", Answer("pink" if next(walked) == hit else "cyan"))
+
+        config = SearchConfig(kind="paths", simulations=4, stop_when_solved=True)
+        trees.append((await search_one(searching(WrittenPolicy(write), config), example(f"e{number}")))[0])
+    found = linearize(trees, ALL, ChainTask(SINGLE), seed=0).statistics
+    assert [found[f"success_at_{k}"] for k in (1, 2, 4)] == pytest.approx([1 / 3, 1 / 3, 2 / 3])
+    assert "success_at_8" not in found
 
 
 async def test_statistics_tell_success_by_depth_cost_and_sizes() -> None:

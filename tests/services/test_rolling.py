@@ -169,7 +169,9 @@ async def test_environments_are_replaced_without_a_failed_request(tmp_path: Path
         for which in range(len(images)):
             outcomes = [outcome for asked, outcome in load.answers if asked == which]
             assert all(outcome == outcomes[0] for outcome in outcomes), "whichever replica answered"
-        assert all(pod.answered("Step") for pod in pods.pods), "each of the four had its share"
+        # An image belongs to one replica, by hash: of two, one may have none of these few.
+        assert sum(pod.answered("Step") for pod in pods.pods[:2]) >= 20, "those that went"
+        assert sum(pod.answered("Step") for pod in pods.pods[2:]) >= 20, "those that came"
 
 
 async def test_replicas_of_a_fixed_list_end_and_come_back_at_their_addresses(

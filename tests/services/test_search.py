@@ -102,7 +102,7 @@ async def test_search_streams_progress_and_then_a_whole_tree(client: SearchClien
 async def test_a_data_set_is_searched_once_and_then_skipped(
     client: SearchClient, root: Path, examples: list[Example]
 ) -> None:
-    async def run(shard: int) -> list[int]:
+    async def run(shard: int, search: SearchConfig = SEARCH) -> list[int]:
         progress = [
             p
             async for p in client.search_dataset(
@@ -112,7 +112,7 @@ async def test_a_data_set_is_searched_once_and_then_skipped(
                 policy=TEACHER,
                 task=TASK,
                 reward=RewardConfig(),
-                search=SEARCH,
+                search=search,
                 shard_index=shard,
                 shard_count=2,
             )
@@ -128,6 +128,9 @@ async def test_a_data_set_is_searched_once_and_then_skipped(
         tree.example_id for shard in (0, 1) for tree in read_trees(storage, RunLayout(storage, "run").search(shard))
     }
     assert found == {example.example_id for example in examples}
+    with pytest.raises(ConfigError, match=r"search.simulations was 2, is 3") as refused:
+        await run(0, SEARCH.model_copy(update={"simulations": 3}))
+    assert refused.value.reason == "SEARCH_DIFFERS"
 
 
 async def test_single_paths_and_classic_steps_go_through_the_service(

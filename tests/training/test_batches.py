@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from vigorl_lib.domain.geometry import ResizeRule, Size
@@ -68,17 +67,23 @@ def test_missing_sampler_logprobs_are_refused() -> None:
 def test_a_micro_batch_reads_each_label_from_the_place_before_it() -> None:
     long = sample_of(CHAIN, name="long")
     short = sample_of([segment(Origin.PROMPT, 1, 9, 9), segment(Origin.DEMONSTRATION, 7, trained=True)], name="short")
-    batch = collate_samples([long, short], padding=0, resize=RESIZE)
-    assert batch.inputs.input_ids.shape == (2, 10)
-    assert batch.inputs.attention_mask.sum(1).tolist() == [10, 4]
-    assert batch.rows.tolist() == [0, 0, 1]
-    assert batch.columns.tolist() == [7, 8, 2]
+    batch = collate_samples([long, short], resize=RESIZE)
+    assert batch.inputs.input_ids.tolist() == [[*long.sequence.token_ids, *short.sequence.token_ids]]
+    assert batch.places.tolist() == [7, 8, 12]
     assert batch.labels.tolist() == [12, 13, 7]
-    ids = batch.inputs.input_ids.numpy()
-    assert np.array_equal(ids[batch.rows.numpy(), batch.columns.numpy() + 1], batch.labels.numpy())
+    assert batch.sequences.tolist() == [0, 0, 1]
+
+
+def test_samples_of_one_prompt_are_predicted_from_its_one_last_token() -> None:
+    prompt = segment(Origin.PROMPT, 1, 9, 9, 2)
+    answers = [segment(Origin.DEMONSTRATION, token, 8, trained=True) for token in (5, 6)]
+    batch = collate_samples([sample_of([prompt, answer], name="one") for answer in answers], resize=RESIZE)
+    assert batch.inputs.input_ids.tolist() == [[1, 9, 9, 2, 5, 8, 6, 8]]
+    assert batch.places.tolist() == [3, 4, 3, 6]
+    assert batch.labels.tolist() == [5, 8, 6, 8]
 
 
 def test_a_sample_that_trains_nothing_adds_no_target() -> None:
     sample = sample_of(CHAIN, name="chain")
-    batch = collate_samples([sample.untrained()], padding=0, resize=RESIZE)
+    batch = collate_samples([sample.untrained()], resize=RESIZE)
     assert batch.labels.shape == (0,)

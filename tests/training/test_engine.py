@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from vigorl_lib.training.config import EngineConfig, GrpoConfig, ScheduleConfig, SftConfig
-from vigorl_lib.training.engine import schedule_factor
 from vigorl_lib.training.module import is_named
+from vigorl_lib.training.optim import schedule_factor
 
 
 def test_warm_up_begins_above_zero_and_decay_goes_to_its_factor() -> None:
@@ -60,6 +60,26 @@ def test_a_length_is_given_once() -> None:
 def test_bf16_without_master_weights_is_refused() -> None:
     with pytest.raises(ValidationError, match="zero_stage 1"):
         EngineConfig(dtype="bf16")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"optimizer": "adamw_kahan"}, "dtype bf16"),
+        ({"optimizer": "adamw_kahan", "dtype": "bf16", "zero_stage": 2}, "zero_stage 0"),
+        ({"optimizer": "adamw_kahan", "dtype": "bf16", "ema_decay": 0.99}, "ema_decay"),
+        ({"offload": "optimizer"}, "zero_stage 1"),
+        ({"offload": "all", "zero_stage": 2}, "zero_stage 3"),
+    ],
+)
+def test_settings_that_exclude_each_other_are_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        EngineConfig.model_validate(values)
+
+
+def test_patience_without_evaluations_is_refused() -> None:
+    with pytest.raises(ValidationError, match="evaluate_every"):
+        SftConfig(patience=2)
 
 
 def test_more_updates_than_groups_are_refused() -> None:

@@ -115,7 +115,7 @@ def producing(config: GrpoConfig, storage: Storage) -> Iterator[list[BaseExcepti
 
 def train(config: GrpoConfig, storage: Storage, **options: object) -> list[dict[str, float]]:
     with producing(config, storage) as problems:
-        train_grpo(config, temperature=TASK.temperature, storage=storage, run_id=RUN, **options)  # type: ignore[arg-type]
+        train_grpo(config, task=TASK, storage=storage, run_id=RUN, **options)  # type: ignore[arg-type]
     assert not problems
     return read_metrics(RunLayout(storage, RUN))
 
@@ -152,9 +152,9 @@ def test_a_learner_that_was_killed_repeats_the_same_steps_on_the_same_groups(sto
 
     with producing(config, storage) as problems:
         with pytest.raises(KeyboardInterrupt):
-            train_grpo(config, temperature=1.0, storage=storage, run_id=RUN, on_step=stop)
+            train_grpo(config, task=TASK, storage=storage, run_id=RUN, on_step=stop)
         first = read_metrics(RunLayout(storage, RUN))
-        train_grpo(config, temperature=1.0, storage=storage, run_id=RUN)
+        train_grpo(config, task=TASK, storage=storage, run_id=RUN)
     assert not problems
     again = read_metrics(RunLayout(storage, RUN))
     assert len(again) == 5
@@ -190,11 +190,11 @@ def test_a_producer_gives_up_on_weights_that_never_come(storage: Storage) -> Non
 
 def test_a_learner_gives_up_on_groups_that_never_come(storage: Storage) -> None:
     with pytest.raises(StorageError) as caught:
-        train_grpo(grpo_config(wait_timeout_s=0.1), temperature=1.0, storage=storage, run_id=RUN)
+        train_grpo(grpo_config(wait_timeout_s=0.1), task=TASK, storage=storage, run_id=RUN)
     assert caught.value.reason == "GROUPS_TIMEOUT"
 
 
 def test_greedy_rollouts_are_refused(storage: Storage) -> None:
     with pytest.raises(ConfigError) as caught:
-        train_grpo(grpo_config(), temperature=0.0, storage=storage, run_id=RUN)
+        train_grpo(grpo_config(), task=TASK.model_copy(update={"temperature": 0.0}), storage=storage, run_id=RUN)
     assert caught.value.reason == "TEMPERATURE_INVALID"

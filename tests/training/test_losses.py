@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from vigorl_lib.training.losses import (
     ClipRange,
     cross_entropy,
-    group_advantages,
     importance_weights,
     kl_k3,
     policy_loss,
@@ -23,22 +22,14 @@ CLIP = ClipRange(low=0.2, high=0.28, dual=3.0)
 
 def loss_of_one(ratio: float, advantage: float) -> float:
     logprobs = torch.tensor([math.log(ratio)])
-    return float(policy_loss(logprobs, torch.zeros(1), torch.tensor([advantage]), clip=CLIP, normaliser=1).loss)
+    return float(
+        policy_loss(logprobs, torch.zeros(1), torch.tensor([advantage]), clip=CLIP, weights=torch.ones(1)).loss
+    )
 
 
 def test_cross_entropy_divides_by_the_tokens_of_the_whole_batch() -> None:
     halves = [torch.tensor([-1.0, -2.0]), torch.tensor([-6.0])]
     assert sum(float(cross_entropy(half, 3)) for half in halves) == pytest.approx(3.0)
-
-
-def test_advantages_are_centred_and_divided_by_the_unbiased_deviation() -> None:
-    # Mean 2, deviations -1 0 1, unbiased variance (1 + 0 + 1) / 2 = 1.
-    assert group_advantages([1.0, 2.0, 3.0], "std") == pytest.approx([-1.0, 0.0, 1.0], abs=1e-5)
-    assert group_advantages([0.0, 4.0], "none") == [-2.0, 2.0]
-
-
-def test_equal_rewards_have_no_advantage() -> None:
-    assert group_advantages([0.5] * 4, "std") == [0.0] * 4
 
 
 @pytest.mark.parametrize(
@@ -58,7 +49,7 @@ def test_clipping_is_asymmetric_and_dual(ratio: float, advantage: float, expecte
 
 def test_the_share_that_was_clipped_is_counted() -> None:
     ratios, advantages = torch.tensor([1.0, 1.5, 0.5, 9.0]), torch.tensor([1.0, 1.0, -1.0, -1.0])
-    result = policy_loss(ratios.log(), torch.zeros(4), advantages, clip=CLIP, normaliser=4)
+    result = policy_loss(ratios.log(), torch.zeros(4), advantages, clip=CLIP, weights=torch.full((4,), 0.25))
     assert float(result.clipped) == 3
 
 
@@ -66,7 +57,8 @@ def test_on_policy_the_gradient_is_minus_the_weighted_advantage() -> None:
     logprobs = torch.tensor([-1.0, -2.0], requires_grad=True)
     weights = torch.tensor([0.5, 2.0])
     advantages = torch.tensor([3.0, -1.0])
-    policy_loss(logprobs, logprobs.detach(), advantages, clip=CLIP, normaliser=2, weights=weights).loss.backward()
+    half = torch.full((2,), 0.5)
+    policy_loss(logprobs, logprobs.detach(), advantages, clip=CLIP, weights=half, importance=weights).loss.backward()
     assert logprobs.grad is not None
     assert logprobs.grad.tolist() == pytest.approx([-0.75, 1.0])
 
@@ -75,7 +67,8 @@ def test_kl_is_zero_at_the_reference_and_added_by_its_coefficient() -> None:
     logprobs, reference = torch.tensor([-1.0, -1.0]), torch.tensor([-1.0, -2.0])
     # d = reference - policy = -1: exp(-1) + 1 - 1.
     assert kl_k3(logprobs, reference).tolist() == pytest.approx([0.0, math.exp(-1.0)])
-    result = policy_loss(logprobs, logprobs, torch.zeros(2), clip=CLIP, normaliser=2, reference=reference, kl_coef=0.1)
+    half = torch.full((2,), 0.5)
+    result = policy_loss(logprobs, logprobs, torch.zeros(2), clip=CLIP, weights=half, reference=reference, kl_coef=0.1)
     assert float(result.loss) == pytest.approx(0.1 * math.exp(-1.0) / 2)
 
 
@@ -87,7 +80,7 @@ def test_importance_weights_are_ratios_cut_at_the_cap() -> None:
 @given(st.lists(st.tuples(st.floats(-8, 0), st.floats(-8, 0), st.floats(-3, 3)), min_size=1, max_size=8))
 def test_the_loss_equals_a_plain_sum_over_tokens(tokens: list[tuple[float, float, float]]) -> None:
     new, old, advantages = (torch.tensor(column, dtype=torch.float64) for column in zip(*tokens, strict=True))
-    found = policy_loss(new, old, advantages, clip=CLIP, normaliser=len(tokens)).loss
+    found = policy_loss(new, old, advantages, clip=CLIP, weights=torch.full_like(new, 1 / len(tokens))).loss
 
     def plain(logprob: float, before: float, advantage: float) -> float:
         ratio = math.exp(logprob - before)

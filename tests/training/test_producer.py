@@ -108,7 +108,9 @@ class ByPrompt:
     async def close(self) -> None: ...
 
 
-def produce(root: Path, config: GrpoConfig, policy: Answers, reward: ByPrompt) -> list[StepGroups]:
+def produce(
+    root: Path, config: GrpoConfig, policy: Answers, reward: ByPrompt, *, validation: int = 0
+) -> list[StepGroups]:
     storage = open_storage(str(root))
     images = ImageStore(storage)
     image = images.put(PNG).without_data()
@@ -116,7 +118,17 @@ def produce(root: Path, config: GrpoConfig, policy: Answers, reward: ByPrompt) -
     layout = RunLayout(storage, "run")
     wired = Wired(policy, OneTurn(), reward)  # type: ignore[arg-type]
     task = TaskConfig(family="synthetic_search", max_tokens=64)
-    producer = Producer(config, task, RewardConfig(), wired, examples=examples, layout=layout, images=images, seed=0)
+    producer = Producer(
+        config,
+        task,
+        RewardConfig(),
+        wired,
+        examples=examples,
+        layout=layout,
+        images=images,
+        seed=0,
+        validation=examples[:validation],
+    )
     asyncio.run(producer.run())
     steps = [read_step(layout, step) for step in range(config.steps)]
     return [step for step in steps if step is not None]
@@ -209,3 +221,54 @@ def test_steps_go_on_where_the_last_one_ended(tmp_path: Path) -> None:
 def test_the_producer_needs_no_torch() -> None:
     code = "import sys, vigorl_lib.training.producer; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_modes_are_mixed_by_their_weights_a_group_each(tmp_path: Path) -> None:
+    mix = config(prompts=4, steps=2, max_policy_lag=1, modes={"multi_turn": 3, "single_turn": 1})
+    steps = produce(tmp_path, mix, Answers(), ByPrompt(set()))
+    for step in steps:
+        modes = [{trajectory.mode for trajectory in group.trajectories} for group in step.groups.values()]
+        assert all(len(mode) == 1 for mode in modes)
+        assert modes.count({"single_turn"}) == 1
+        prompts = {(group.trajectories[0].mode, group.trajectories[0].segments[0].text) for group in step.chosen}
+        assert len(prompts) == 2, "each mode asks with its own prompt"
+        metrics = rollout_metrics(step)
+        assert metrics["mode_single_turn"] == 0.25
+        assert metrics["correct_in_single_turn"] == 1.0
+
+
+def test_validation_runs_on_its_schedule_and_its_results_travel_with_the_step(tmp_path: Path) -> None:
+    values = {"every": 2, "examples": 4, "modes": ["single_turn", "multi_turn"]}
+    plain = config(steps=3, max_policy_lag=2, validation=values)
+    first, second, third = produce(tmp_path, plain, Answers(), ByPrompt(set()), validation=4)
+    for step in (first, third):
+        assert rollout_metrics(step)["validation_correct_single_turn"] == 1.0
+        assert "validation_reward_multi_turn" in rollout_metrics(step)
+        assert rollout_metrics(step)["validation_version"] == 0
+    assert not second.plan.validation
+
+
+def test_a_validation_that_services_fail_does_not_end_the_run(tmp_path: Path) -> None:
+    answers = Answers(fails=lambda request: "evaluate" in request)
+    values = config(validation={"every": 1})
+    (step,) = produce(tmp_path, values, answers, ByPrompt(set()), validation=2)
+    assert step.plan.chosen == [0, 1, 2]
+    assert not step.plan.validation
+
+
+def test_metrics_tell_by_how_many_versions_the_sampler_was_behind(tmp_path: Path) -> None:
+    first, second = produce(tmp_path, config(steps=2, max_policy_lag=1), Answers(), ByPrompt(set()))
+    assert rollout_metrics(first)["policy_lag"] == 0.0
+    metrics = rollout_metrics(second)
+    assert metrics["policy_lag"] == metrics["policy_lag_max"] == 1
+    assert metrics["mixed_version_share"] == 0.0
+
+
+def test_an_overlong_rollout_loses_reward_in_proportion(tmp_path: Path) -> None:
+    # A rollout has two tokens behind the prompt, of 64: the last 63 of which the first is one.
+    shaped = config(overlong_tokens=63, overlong_penalty=2.0)
+    (step,) = produce(tmp_path, shaped, Answers(), ByPrompt(set()))
+    for group in step.groups.values():
+        for number, trajectory in enumerate(group.trajectories):
+            assert trajectory.reward_parts["overlong"] == pytest.approx(-1 / 63)
+            assert trajectory.reward == pytest.approx(number - 2 / 63)

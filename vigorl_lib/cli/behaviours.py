@@ -65,29 +65,28 @@ def _by_rules(gathered: Gathered, chosen: Chosen) -> Rows:
 
     return {
         (cell.dataset, cell.policy, cell.prompt, RULES): summarize_behaviours(
-            [behaviours_of(t, gathered.examples[cell.dataset].get(t.example_id)) for t in kept]
+            {t.trajectory_id: behaviours_of(t, gathered.examples[cell.dataset].get(t.example_id)) for t in kept}
         )
         for cell, kept in chosen
     }
 
 
 async def _by_judge(storage: Storage, gathered: Gathered, chosen: Chosen, config: JudgeConfig) -> Rows:
-    """Counts are recorded under `runs/<run id>/behaviours`; what is recorded is not asked again."""
+    """Counts are recorded below the evaluation's records; what is recorded is not asked again."""
     from vigorl_lib.evaluation.behaviour_judge import BehaviourJudge, count_all, counts_prefix
     from vigorl_lib.evaluation.behaviours import summarize_counts
-    from vigorl_lib.storage.layout import RunLayout
 
     judge = BehaviourJudge.open(config)
-    root = RunLayout(storage, gathered.run_id).root
     rows: Rows = {}
     try:
         for cell, kept in chosen:
             examples = gathered.examples[cell.dataset]
             asked = [(examples[t.example_id].question, t) for t in kept if t.example_id in examples]
-            prefix = counts_prefix(root, cell.dataset, cell.policy, cell.prompt)
+            prefix = counts_prefix(cell.prefix)
             with Progress(f"judge: {cell.policy}, {cell.prompt}") as progress:
                 counts = await count_all(asked, judge, storage=storage, prefix=prefix, on_progress=progress)
-            rows[cell.dataset, cell.policy, cell.prompt, await judge.identity()] = summarize_counts(counts)
+            by_id = {trajectory.trajectory_id: one for (_, trajectory), one in zip(asked, counts, strict=True)}
+            rows[cell.dataset, cell.policy, cell.prompt, await judge.identity()] = summarize_counts(by_id)
     finally:
         await judge.close()
     return rows

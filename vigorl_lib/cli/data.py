@@ -1,4 +1,4 @@
-"""`vigorl data`: make the synthetic data set, import one's own, make the tiny model."""
+"""`vigorl data`: make and look at data sets. Files in and out, and downloads, are modules beside this one."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from pathlib import Path
 import click
 
 from vigorl_lib.cli.common import recipe_options
+from vigorl_lib.cli.data_download import download
+from vigorl_lib.cli.data_files import check, export, import_
 from vigorl_lib.cli.progress import Progress
 from vigorl_lib.recipes.schema import Recipe
 
 
 @click.group()
 def data() -> None:
-    """Make, import and look at data sets."""
+    """Make, download, import, check and export data sets."""
+
+
+for _command in (download, import_, check, export):
+    data.add_command(_command)
 
 
 @data.command()
@@ -42,21 +48,6 @@ def make_synthetic_data(recipe: Recipe) -> dict[str, float]:
             on_progress=progress,
         )
     return {**{name: float(count) for name, count in counts.items()}, "captions": float(wanted.captions)}
-
-
-@data.command(name="import")
-@click.argument("records", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--images", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
-@click.option("--root", required=True, help="Storage root: a folder or s3://bucket/prefix.")
-@click.option("--name", required=True, help="Name of the data set.")
-@click.option("--split", default="train", show_default=True)
-def import_(records: Path, images: Path, root: str, name: str, split: str) -> None:
-    """Bring in questions (JSONL) and their image files. The format is in docs/data.md."""
-    from vigorl_lib.data.importers import import_folder
-    from vigorl_lib.storage.base import open_storage
-
-    examples = import_folder(open_storage(root), records, images, name, split)
-    click.echo(f"{len(examples)} examples in {root}, data set {name}, split {split}")
 
 
 @data.command()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,9 +19,7 @@ from vigorl_lib.evaluation.metrics import SampleRecord
 from vigorl_lib.evaluation.run import EvaluationProgress, OnSample
 from vigorl_lib.recipes.schema import Recipe
 from vigorl_lib.rollout.task import TaskConfig
-from vigorl_lib.search.shards import Shard
-
-ALL = Shard()
+from vigorl_lib.search.shards import ALL, Shard
 
 
 @click.command("eval")
@@ -65,28 +64,38 @@ def evaluate(
 @click.option("--root", required=True, help="Storage root: a folder or s3://bucket/prefix.")
 def compare(first: str, second: str, as_json: bool, root: str) -> None:
     """Two evaluations of the same questions, pair by pair: RUN-ID/POLICY/MODE each."""
-    from vigorl_lib.evaluation.run import read_records
-    from vigorl_lib.evaluation.versus import render_versus, versus
+    from vigorl_lib.evaluation.run import read_records, read_settings
+    from vigorl_lib.evaluation.versus import render_versus, settings_apart, versus
     from vigorl_lib.storage.base import open_storage
     from vigorl_lib.storage.layout import RunLayout
 
     storage = open_storage(root)
 
-    def records(name: str) -> list[SampleRecord]:
+    def read(name: str) -> tuple[list[SampleRecord], dict[str, Any]]:
         parts = name.rsplit("/", 2)
         if len(parts) != 3:
             raise ConfigError(f"expected RUN-ID/POLICY/MODE, found {name!r}", reason="EVALUATION_UNKNOWN")
         run_id, policy, mode = parts
-        found = read_records(storage, RunLayout(storage, run_id).evaluation(policy, mode))
+        prefix = RunLayout(storage, run_id).evaluation(policy, mode)
+        found = read_records(storage, prefix)
         if not found:
             raise ConfigError(
                 f"no records of {name} under {root}; run `vigorl eval --run-id {run_id}` first",
                 reason="EVALUATION_UNKNOWN",
             )
-        return found
+        return found, read_settings(storage, prefix)
 
-    found = versus(records(first), records(second))
-    click.echo(json.dumps(asdict(found), indent=2) if as_json else render_versus(found, "first", "second"))
+    (records, settings), (other_records, other_settings) = read(first), read(second)
+    apart = settings_apart(settings, other_settings)
+    found = versus(records, other_records)
+    if as_json:
+        click.echo(json.dumps(asdict(found) | {"settings": apart}, indent=2))
+        return
+    click.echo(render_versus(found, "first", "second"))
+    if apart:
+        click.echo("\nasked differently:")
+    for name, (one, another) in apart.items():
+        click.echo(f"  {name}: {one} / {another}")
 
 
 async def rescore_policy(recipe: Recipe) -> dict[tuple[str, str], list[SampleRecord]]:
@@ -149,7 +158,7 @@ async def _in_process(recipe: Recipe, shard: Shard, task: TaskConfig, show: OnSa
         paced = PacedPolicy(wired.policy)
         policy = CachedPolicy(paced, storage) if recipe.evaluation.cache_answers else paced
         return await measure(
-            [example for example in examples if shard.holds(example.example_id)],
+            examples,
             Stepper(policy, wired.environment, task, load_image=ImageStore(storage).get),
             wired.reward,
             recipe.reward,
@@ -160,6 +169,7 @@ async def _in_process(recipe: Recipe, shard: Shard, task: TaskConfig, show: OnSa
             keep_trajectories=recipe.evaluation.keep_trajectories,
             samples=recipe.evaluation.samples,
             dataset=f"{dataset.name}/{dataset.split}",
+            shard=shard,
             on_sample=show,
         )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vigorl_lib.cli.common import recipe_options, run_async
-from vigorl_lib.errors import ConfigError
+from vigorl_lib.errors import ConfigError, DataError
 from vigorl_lib.recipes.schema import Recipe
 
 if TYPE_CHECKING:
@@ -35,14 +35,17 @@ def linearize(recipe: Recipe, out: str, formats: str) -> None:
 
 
 def linearize_run(recipe: Recipe, out: str, formats: Sequence[str] = ()) -> Statistics:
-    """Write `chains/<out>-train.parquet`, `-validation.parquet` and `<out>.json` of the recipe's run.
+    """Write `chains/<out>-train.parquet`, `-validation.parquet`, `<out>.json` and `<out>.html` of the recipe's run.
 
-    Each of `formats` is written as the folder `chains/<out>-<format>`. Raises ConfigError (EXPORT_UNKNOWN).
+    Each of `formats` is written as the folder `chains/<out>-<format>`. Raises ConfigError (EXPORT_UNKNOWN),
+    DataError (TREES_MISSING).
     """
     from vigorl_lib.data.chains import write_chains
+    from vigorl_lib.report.chains_page import render_chains
     from vigorl_lib.search.archive import read_run
     from vigorl_lib.search.linearize import linearize as make_chains
     from vigorl_lib.storage.base import open_storage
+    from vigorl_lib.storage.images import ImageStore
     from vigorl_lib.storage.layout import RunLayout
 
     if unknown := set(formats) - set(FORMATS):
@@ -53,6 +56,11 @@ def linearize_run(recipe: Recipe, out: str, formats: Sequence[str] = ()) -> Stat
     storage = open_storage(recipe.root)
     layout = RunLayout(storage, recipe.run_id)
     trees = [tree for tree in read_run(layout) if tree.end]
+    if not trees:
+        raise DataError(
+            f"no finished tree under {layout.searches} in {storage.uri}; run `vigorl search` first or name another run",
+            reason="TREES_MISSING",
+        )
     chains = make_chains(trees, recipe.linearize, _task(recipe, storage), seed=recipe.seed)
     if recipe.linearize.mode == "reference" and recipe.linearize.crops_afterwards:
         chains = _with_crops(chains, recipe, storage)
@@ -63,6 +71,16 @@ def linearize_run(recipe: Recipe, out: str, formats: Sequence[str] = ()) -> Stat
     for name in formats:
         statistics |= _export(name, storage, f"{layout.chains}/{out}-{name}", splits)
     storage.write(f"{layout.chains}/{out}.json", json.dumps(statistics, indent=2).encode())
+    page = render_chains(
+        [*chains.train, *chains.validation],
+        statistics,
+        ImageStore(storage).load,
+        name=out,
+        run_id=recipe.run_id,
+        seed=recipe.seed,
+    )
+    storage.write(f"{layout.chains}/{out}.html", page.encode())
+    click.echo(f"samples: {storage.uri}/{layout.chains}/{out}.html", err=True)
     return statistics
 
 
@@ -76,7 +94,7 @@ def _task(recipe: Recipe, storage: Storage) -> ChainTask:
     return ChainTask(
         single_turn=load_prompt(family, config.single_turn_prompt),
         multi_turn=load_prompt(family, multi_turn) if multi_turn else None,
-        min_distance_px=recipe.task.zoom.min_distance_px,
+        rules=recipe.task.zoom,
         examples=_examples(recipe, storage) if config.evidence_hit else {},
     )
 

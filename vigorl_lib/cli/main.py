@@ -19,7 +19,7 @@ COMMANDS = {
     "check": ("vigorl_lib.cli.check", "Try each part of an installation and its storage."),
     "context": ("vigorl_lib.cli.context", "The installations to talk to, by name: set, use, list, show."),
     "solve": ("vigorl_lib.cli.solve", "Ask one question about one image and watch the turns."),
-    "data": ("vigorl_lib.cli.data", "Make, import and look at data sets."),
+    "data": ("vigorl_lib.cli.data", "Make, download, import, check and export data sets."),
     "search": ("vigorl_lib.cli.search", "Tree search over a data set with a policy."),
     "trees": ("vigorl_lib.cli.trees", "Searched trees: merge shards, import and export."),
     "linearize": ("vigorl_lib.cli.linearize", "Turn searched trees into chains to train on."),

@@ -17,12 +17,10 @@ from vigorl_lib.cli.progress import Progress
 from vigorl_lib.errors import ConfigError, PolicyError
 from vigorl_lib.recipes.schema import Recipe
 from vigorl_lib.rpc.config import ClientConfig
-from vigorl_lib.search.shards import Shard
+from vigorl_lib.search.shards import ALL, Shard
 
 if TYPE_CHECKING:
     from vigorl_lib.search.coordinator import SearchProgress
-
-ALL = Shard()
 
 
 @click.command()

@@ -111,10 +111,13 @@ async def _solve(
         from vigorl_lib.rollout.run import solve as run
         from vigorl_lib.rollout.step import Stepper
         from vigorl_lib.rollout.wiring import connect
+        from vigorl_lib.storage.base import open_storage
+        from vigorl_lib.storage.images import ImageStore
 
         policy = open_policy(PolicyConfig(name="local", model=str(model)))
         async with connect(recipe.services, policy) as wired:
-            stepper = Stepper(wired.policy, wired.environment, recipe.task)
+            images = ImageStore(open_storage(recipe.root))
+            stepper = Stepper(wired.policy, wired.environment, recipe.task, load_image=images.get)
             trajectory = await run(
                 stepper, example, trajectory_id="solve", seed_path=(recipe.seed, "solve"), on_turn=on_turn
             )

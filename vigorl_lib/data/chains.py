@@ -21,7 +21,16 @@ SUFFIX = ".parquet"
 
 
 def write_chains(storage: Storage, key: str, chains: Iterable[Trajectory], *, split: str = "train") -> int:
-    """Write chains to one Parquet file at `key` (`….parquet`) and return how many; equal chains give equal bytes.
+    """Write chains to one Parquet file at `key` (`….parquet`) and return how many; `encode_chains` tells more."""
+    if not key.endswith(SUFFIX):
+        raise DataError(f"expected a key that ends with {SUFFIX}, found {key!r}", reason="CHAINS_KEY")
+    data, count = encode_chains(chains, split=split)
+    storage.write(key, data)
+    return count
+
+
+def encode_chains(chains: Iterable[Trajectory], *, split: str) -> tuple[bytes, int]:
+    """Bytes of a Parquet file, and how many chains it holds; equal chains give equal bytes.
 
     Columns: `id`, `example_id`, `mode`, `policy`, `zooms`, `corrected` (a turn takes a step back), `split`,
     `record` (JSON).
@@ -29,8 +38,6 @@ def write_chains(storage: Storage, key: str, chains: Iterable[Trajectory], *, sp
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if not key.endswith(SUFFIX):
-        raise DataError(f"expected a key that ends with {SUFFIX}, found {key!r}", reason="CHAINS_KEY")
     rows = [_row(chain, split) for chain in chains]
     schema = pa.schema(
         [
@@ -46,8 +53,7 @@ def write_chains(storage: Storage, key: str, chains: Iterable[Trajectory], *, sp
     )
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer, compression="zstd", write_page_checksum=True)
-    storage.write(key, buffer.getvalue())
-    return len(rows)
+    return buffer.getvalue(), len(rows)
 
 
 def read_chains(storage: Storage, key: str, images: ImageStore | None = None) -> list[Trajectory]:

@@ -1,32 +1,34 @@
 """Data sets in storage: one JSONL file a split, images by digest, and a manifest that is written last.
 
-    datasets/<name>/manifest.json        splits with file, count, digest and origin
+    datasets/<name>/manifest-0003.json   splits with file, count, digest and origin; the highest number counts
     datasets/<name>/<split>.jsonl        records (`vigorl_lib.data.records`)
     datasets/<name>/<chains>.parquet     demonstration chains, where the data set has some
 
-A split that the manifest does not name does not exist. Splits share no example. One process at a time
-writes to a data set.
+A split that the manifest does not name does not exist. Splits share no example. Any number of processes may add to
+a data set: a manifest is never changed, and of those who would write the same next one exactly one does.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from vigorl_lib.data.chains import read_chains, write_chains
+from vigorl_lib.data.chains import encode_chains, read_chains
 from vigorl_lib.data.fields import Fields, numbered_lines, parse_line
 from vigorl_lib.data.records import check_version, example_to_record, record_to_example
 from vigorl_lib.domain.example import Example
 from vigorl_lib.domain.image import digest
 from vigorl_lib.domain.trajectory import Trajectory
-from vigorl_lib.errors import CorruptObject, DataError, ObjectNotFound
+from vigorl_lib.errors import CorruptObject, DataError
 from vigorl_lib.storage.base import Storage
 from vigorl_lib.storage.images import ImageStore
 
 VERSION = 1
 ROOT = "datasets"
+_MANIFEST = "manifest-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,6 @@ def write_dataset(
     The same again changes nothing. Raises DataError (DATASET_EXISTS for other content under the name,
     DUPLICATE_ID within the split or with another one).
     """
-    manifest = find_manifest(storage, name) or Manifest(name)
     lines, ids = [], set[str]()
     for example in examples:
         if example.example_id in ids:
@@ -73,19 +74,21 @@ def write_dataset(
                 images.put(image.data, image.media_type)
         lines.append(json.dumps(example_to_record(example), ensure_ascii=False, separators=(",", ":")).encode())
     data = b"\n".join([*lines, b""])
-    part = Part(f"{split}.jsonl", len(lines), digest(data), created_from or {})
-    if _is_there(name, split, manifest.splits.get(split), part):
-        return
-    for other in manifest.splits:
-        shared = ids & example_ids(storage, name, other)
-        if shared:
-            raise DataError(
-                f"{name}: the splits {other!r} and {split!r} share the id {min(shared)!r}; an example is in one split",
-                reason="DUPLICATE_ID",
-            )
-    storage.write(_key(name, part.file), data)
-    manifest.splits[split] = part
-    _write_manifest(storage, manifest)
+    sha256 = digest(data)
+
+    def add(manifest: Manifest) -> bool:
+        old = manifest.splits.get(split)
+        if old is not None and old.sha256 == sha256:
+            return False
+        if old is not None:
+            raise _exists(name, split, old)
+        _check_apart(storage, manifest, split, ids)
+        part = Part(f"{split}.jsonl", len(lines), sha256, created_from or {})
+        storage.write(_key(name, part.file), data)
+        manifest.splits[split] = part
+        return True
+
+    _update(storage, name, add)
 
 
 def read_dataset(
@@ -103,9 +106,8 @@ def read_dataset(
     (`ImageStore.load` gets the bytes of one). Raises DataError (DATASET_UNKNOWN, SPLIT_UNKNOWN,
     RECORD_INVALID), CorruptObject, ObjectNotFound.
     """
-    key, data = _read_split(storage, name, split)
     examples: list[Example] = []
-    for where, line in numbered_lines(data, key):
+    for where, line in split_lines(storage, name, split):
         if limit is not None and len(examples) >= limit:
             break
         values = parse_line(line, where).values
@@ -121,13 +123,25 @@ def write_dataset_chains(
     *,
     created_from: dict[str, Any] | None = None,
 ) -> None:
-    """Write demonstration chains that belong to a data set; their images must be in the image store already."""
-    manifest = find_manifest(storage, name) or Manifest(name)
-    file = f"{chains_name}.parquet"
-    count = write_chains(storage, _key(name, file), chains, split=chains_name)
-    checksum = storage.checksum(_key(name, file))
-    manifest.chains[chains_name] = Part(file, count, checksum.sha256, created_from or {})
-    _write_manifest(storage, manifest)
+    """Write demonstration chains that belong to a data set; their images must be in the image store already.
+
+    The same again changes nothing. Raises DataError (DATASET_EXISTS for others under the name).
+    """
+    data, count = encode_chains(chains, split=chains_name)
+    sha256 = digest(data)
+
+    def add(manifest: Manifest) -> bool:
+        old = manifest.chains.get(chains_name)
+        if old is not None and old.sha256 == sha256:
+            return False
+        if old is not None:
+            raise _exists(name, chains_name, old)
+        part = Part(f"{chains_name}.parquet", count, sha256, created_from or {})
+        storage.write(_key(name, part.file), data)
+        manifest.chains[chains_name] = part
+        return True
+
+    _update(storage, name, add)
 
 
 def read_dataset_chains(
@@ -143,22 +157,16 @@ def read_dataset_chains(
     return read_chains(storage, key, images)
 
 
-def chains_key(name: str, chains_name: str) -> str:
-    """Key of a data set's chains, for whoever reads chains by key."""
-    return _key(name, f"{chains_name}.parquet")
-
-
 def example_ids(storage: Storage, name: str, split: str) -> set[str]:
     """Ids of a split's examples."""
-    key, data = _read_split(storage, name, split)
-    return {parse_line(line, where).text("id") for where, line in numbered_lines(data, key)}
+    return {parse_line(line, where).text("id") for where, line in split_lines(storage, name, split)}
 
 
 def read_manifest(storage: Storage, name: str) -> Manifest:
     """Raises DataError (DATASET_UNKNOWN) with the names that there are."""
     manifest = find_manifest(storage, name)
     if manifest is None:
-        known = [key.split("/")[1] for key in storage.list(f"{ROOT}/") if key.endswith("/manifest.json")]
+        known = sorted({key.split("/")[1] for key in storage.list(f"{ROOT}/") if f"/{_MANIFEST}" in key})
         raise DataError(
             f"no data set {name!r} in {storage.uri}; found: {', '.join(known) or 'none'}",
             reason="DATASET_UNKNOWN",
@@ -169,13 +177,35 @@ def read_manifest(storage: Storage, name: str) -> Manifest:
 
 def find_manifest(storage: Storage, name: str) -> Manifest | None:
     """The manifest, None where there is no such data set (yet)."""
-    key = _key(name, "manifest.json")
-    try:
-        fields = parse_line(storage.read(key), key)
-    except ObjectNotFound:
-        return None
+    return _newest(storage, name)[1]
+
+
+def _newest(storage: Storage, name: str) -> tuple[int, Manifest | None]:
+    """Number and content of the manifest that counts; 0 where there is none."""
+    lead = _key(name, _MANIFEST)
+    keys = [key for key in storage.list(lead) if re.fullmatch(r"\d+\.json", key.removeprefix(lead))]
+    if not keys:
+        return 0, None
+    fields = parse_line(storage.read(keys[-1]), keys[-1])
     check_version(fields, VERSION)
-    return Manifest(fields.text("name"), _parts(fields, "splits"), _parts(fields, "chains"))
+    manifest = Manifest(fields.text("name"), _parts(fields, "splits"), _parts(fields, "chains"))
+    return int(keys[-1].removeprefix(lead).removesuffix(".json")), manifest
+
+
+def _update(storage: Storage, name: str, add: Callable[[Manifest], bool]) -> None:
+    """Write the next manifest, as `add` makes it of the newest; again with a newer one where another was first.
+
+    `add` says whether there is anything to write.
+    """
+    while True:
+        number, manifest = _newest(storage, name)
+        manifest = manifest or Manifest(name)
+        if not add(manifest):
+            return
+        document = {"version": VERSION, **asdict(manifest)}
+        data = json.dumps(document, indent=1, sort_keys=True).encode()
+        if storage.create(_key(name, f"{_MANIFEST}{number + 1:04d}.json"), data):
+            return
 
 
 def _parts(fields: Fields, name: str) -> dict[str, Part]:
@@ -187,12 +217,8 @@ def _parts(fields: Fields, name: str) -> dict[str, Part]:
     }
 
 
-def _write_manifest(storage: Storage, manifest: Manifest) -> None:
-    document = {"version": VERSION, **asdict(manifest)}
-    storage.write(_key(manifest.name, "manifest.json"), json.dumps(document, indent=1, sort_keys=True).encode())
-
-
-def _read_split(storage: Storage, name: str, split: str) -> tuple[str, bytes]:
+def split_lines(storage: Storage, name: str, split: str) -> Iterator[tuple[str, bytes]]:
+    """`key:line` and text of every record of a split; the digest is checked. Raises as `read_dataset`."""
     manifest = read_manifest(storage, name)
     part = manifest.splits.get(split)
     if part is None:
@@ -200,20 +226,27 @@ def _read_split(storage: Storage, name: str, split: str) -> tuple[str, bytes]:
     key = _key(name, part.file)
     data = storage.read(key)
     _check(key, digest(data), part)
-    return key, data
+    return numbered_lines(data, key)
 
 
-def _is_there(name: str, split: str, old: Part | None, new: Part) -> bool:
-    if old is None:
-        return False
-    if old.sha256 != new.sha256:
-        raise DataError(
-            f"{name}/{split} exists with other content ({old.count} examples); "
-            "write under another name or delete the data set first",
-            reason="DATASET_EXISTS",
-            dataset=name,
-        )
-    return True
+def _check_apart(storage: Storage, manifest: Manifest, split: str, ids: set[str]) -> None:
+    for other in manifest.splits:
+        shared = ids & example_ids(storage, manifest.name, other)
+        if shared:
+            raise DataError(
+                f"{manifest.name}: the splits {other!r} and {split!r} share the id {min(shared)!r}; an example is in "
+                "one split",
+                reason="DUPLICATE_ID",
+            )
+
+
+def _exists(name: str, part: str, old: Part) -> DataError:
+    return DataError(
+        f"{name}/{part} exists with other content ({old.count} records); "
+        "write under another name or delete the data set first",
+        reason="DATASET_EXISTS",
+        dataset=name,
+    )
 
 
 def _check(key: str, found: str, part: Part) -> None:

@@ -13,12 +13,12 @@ from typing import Any
 
 from vigorl_lib.data.chain_export import Exported, ImageFiles, messages, tellable
 from vigorl_lib.domain.trajectory import Message, Trajectory
+from vigorl_lib.domain.wire import IMAGE_PLACEHOLDER
 from vigorl_lib.errors import DataError
 from vigorl_lib.storage.base import Storage
 from vigorl_lib.storage.images import ImageStore
 
-PLACEHOLDER = "<image>"
-MEDIA = (PLACEHOLDER, "<video>", "<audio>")
+MEDIA = (IMAGE_PLACEHOLDER, "<video>", "<audio>")
 """What the format counts as media wherever it stands."""
 
 
@@ -58,7 +58,7 @@ def _content(message: Message) -> str:
             "take it out of the question",
             reason="PLACEHOLDER_IN_TEXT",
         )
-    return "".join(part if isinstance(part, str) else PLACEHOLDER for part in message.parts)
+    return "".join(part if isinstance(part, str) else IMAGE_PLACEHOLDER for part in message.parts)
 
 
 def _entry(file_name: str) -> dict[str, Any]:

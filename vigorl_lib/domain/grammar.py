@@ -24,6 +24,7 @@ from vigorl_lib.domain.wire import (
     ANSWER_CLOSE,
     ANSWER_OPEN,
     PREVIOUS_THOUGHT,
+    TAGS,
     THINK_CLOSE,
     THINK_OPEN,
     TOOL_CLOSE,
@@ -35,7 +36,7 @@ from vigorl_lib.domain.wire import (
 _NUMBER = r"(-?\d{1,9}(?:\.\d+)?)"
 _POINT = re.compile(rf"\(\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\)")
 _CALL = re.compile(f"{TOOL_OPEN}(.*?){TOOL_CLOSE}", re.DOTALL)
-_TAG = re.compile(r"</?(?:think|tool_call|answer|observation)>")
+_TAG = re.compile("|".join(TAGS))
 
 
 class ActionKind(StrEnum):

@@ -65,6 +65,8 @@ class InvalidTurn(StrEnum):
     MALFORMED = "malformed"
     OUTSIDE = "outside"
     REPEATED = "repeated"
+    OVER_BUDGET = "over_budget"
+    """A zoom when none is left."""
 
 
 @dataclass(frozen=True, slots=True)

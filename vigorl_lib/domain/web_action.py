@@ -27,7 +27,7 @@ class Verb(StrEnum):
 
 DIRECTIONS = ("down", "up")
 
-_VERB = re.compile(r"\s*(click|type|scroll|go_back|stop)(?![\w-])\s*", re.IGNORECASE)
+_VERB = re.compile(r"\s*(click|type|scroll|go_back|stop)\s*", re.IGNORECASE)
 _ID = re.compile(r"\[\s*(\d{1,9})\s*\]\s*")
 _REST = re.compile(r"\[(.*)\]\s*", re.DOTALL)
 

@@ -16,6 +16,14 @@ THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 TOOL_OPEN, TOOL_CLOSE = "<tool_call>", "</tool_call>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
 OBSERVATION_OPEN, OBSERVATION_CLOSE = "<observation>", "</observation>"
+TAGS = (
+    *(THINK_OPEN, THINK_CLOSE, TOOL_OPEN, TOOL_CLOSE),
+    *(ANSWER_OPEN, ANSWER_CLOSE, OBSERVATION_OPEN, OBSERVATION_CLOSE),
+)
+"""The structural tags; the grammar of a multi-turn response looks at nothing else."""
+
+IMAGE_PLACEHOLDER = "<image>"
+"""Where an image stands in the text of the reference's records and chains; no model ever reads it."""
 
 TOOL_NAME = "search_coordinate"
 """Of the released data, prompts and rewards; the paper's text calls the tool `crop`. The reference never checks it."""

@@ -50,7 +50,10 @@ class Environment(Protocol):
         ...
 
     async def step(self, state: bytes, text: str, image: Image) -> Outcome:
-        """Apply one policy turn. Raises EpisodeError (STATE_INVALID), DataError; a bad turn is an outcome, no error."""
+        """Apply one policy turn; a bad one is an outcome.
+
+        Raises EpisodeError (STATE_INVALID, EPISODE_OVER, IMAGE_NOT_CACHED), DataError.
+        """
         ...
 
     async def crop(self, image: Image, center: Point, *, config: ZoomConfig, resize: ResizeRule) -> tuple[Crop, Image]:

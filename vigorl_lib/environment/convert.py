@@ -41,6 +41,7 @@ def zoom_to_proto(config: ZoomConfig) -> zoom_pb2.ZoomConfig:
         strict=config.strict,
         window_share=config.window_share,
         observation=SPELLING.to_proto(config.observation),
+        max_zooms=config.max_zooms,
     )
 
 
@@ -59,6 +60,7 @@ def zoom_from_proto(proto: zoom_pb2.ZoomConfig) -> ZoomConfig:
         "strict": proto.strict,
         "window_share": proto.window_share,
         "observation": SPELLING.from_proto(proto.observation),
+        "max_zooms": proto.max_zooms,
     }
     try:
         return ZoomConfig.model_validate(values)

@@ -36,7 +36,7 @@ def draw_marks(screenshot: Image, elements: Mapping[int, Box]) -> Image:
     """
     if screenshot.data is None:
         raise DataError(
-            "set of marks: the screenshot has no bytes; load it from storage first", reason="IMAGE_UNREADABLE"
+            "set of marks: the screenshot has no bytes; load it from storage first", reason="IMAGE_NOT_AT_HAND"
         )
     picture = decode(screenshot.data)
     size = Size(*picture.size)

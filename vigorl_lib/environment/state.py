@@ -49,7 +49,8 @@ def configured_key() -> bytes:
 class EpisodeState:
     """What an episode depends on, and how far it is. Points are in the model frame.
 
-    `turns` counts all turns so far, `invalid_turns` those of them that could not be acted on.
+    `turns` counts all turns so far, `invalid_turns` those of them that could not be acted on. `over` says that none
+    can follow.
     """
 
     image_sha256: str
@@ -60,6 +61,7 @@ class EpisodeState:
     turns: int = 0
     invalid_turns: int = 0
     zoomed: tuple[Point, ...] = ()
+    over: bool = False
 
     @property
     def model_size(self) -> Size:
@@ -77,6 +79,7 @@ def encode(state: EpisodeState, key: bytes = LOCAL_KEY) -> bytes:
         turns=state.turns,
         invalid_turns=state.invalid_turns,
         zoomed=[convert.point_to_proto(point) for point in state.zoomed],
+        over=state.over,
     ).SerializeToString(deterministic=True)
     return bytes([VERSION]) + _mac(payload, key) + payload
 
@@ -105,6 +108,7 @@ def decode(data: bytes, key: bytes = LOCAL_KEY) -> EpisodeState:
         turns=proto.turns,
         invalid_turns=proto.invalid_turns,
         zoomed=tuple(convert.point_from_proto(point) for point in proto.zoomed),
+        over=proto.over,
     )
 
 

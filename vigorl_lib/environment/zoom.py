@@ -2,7 +2,7 @@
 
 Crops are cut from the original, so a zoom adds detail that the model's view does not have. Stateless:
 see `vigorl_lib.environment.base`. Decoding, resizing and encoding run in a small thread pool, which
-Pillow serves without holding the interpreter's lock.
+Pillow serves without holding the interpreter's lock; what can be refused by an image's header is refused before.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ from vigorl_lib.environment.state import decode as decode_state
 from vigorl_lib.environment.state import encode as encode_state
 from vigorl_lib.errors import DataError, EpisodeError
 from vigorl_lib.models.pixels import decode, model_view
+from vigorl_lib.rpc.convert import invalid as invalid_request
+from vigorl_lib.storage.images import DEFAULT_MAX_PIXELS
 
 DEFAULT_CACHE_BYTES = 512 << 20
-"""Decoded originals kept in memory."""
+"""Decoded originals and model views kept in memory."""
 JPEG_QUALITY = 95
 """Crops travel as JPEG without chroma subsampling."""
 
@@ -43,7 +45,8 @@ DOT_RADIUS_PX, DOT_OUTLINE_PX = 7, 2
 GO_ON = "Please go on."
 """What the policy reads after a thought alone, and after an invalid turn in the mode `ignore`."""
 
-_BYTES_PER_PIXEL = 3
+_BYTES_PER_PIXEL = 4
+"""Pillow pads RGB to four bytes."""
 
 T = TypeVar("T")
 
@@ -53,16 +56,17 @@ class ZoomEnvironment:
 
     def __init__(self, *, key: bytes = LOCAL_KEY, cache_bytes: int = DEFAULT_CACHE_BYTES, threads: int = 2) -> None:
         self._key = key
-        self._originals = OriginalCache(cache_bytes)
+        self._pictures = PictureCache(cache_bytes)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="zoom")
 
     async def start(self, image: Image, *, mode: str, config: ZoomConfig, resize: ResizeRule) -> Episode:
         if mode not in MODES:
             raise DataError(f"mode: expected one of {', '.join(MODES)}, found {mode!r}", reason="MODE_UNKNOWN")
+        model_size = _model_size(image, resize)
         # Decoding now refuses a bad image before the policy spends a token on it.
-        original = await self._run(partial(self._originals.get, image))
-        state = EpisodeState(image.sha256, Size(*original.size), mode, config, resize)
-        return Episode(encode_state(state, self._key), resize.model_size(Size(*original.size)))
+        await self._run(partial(self._pictures.original, image))
+        state = EpisodeState(image.sha256, image.size, mode, config, resize)
+        return Episode(encode_state(state, self._key), model_size)
 
     async def step(self, state: bytes, text: str, image: Image) -> Outcome:
         before = decode_state(state, self._key)
@@ -71,27 +75,32 @@ class ZoomEnvironment:
                 f"this state belongs to image {before.image_sha256[:12]}, found {image.sha256[:12]}",
                 reason="STATE_INVALID",
             )
+        if before.over:
+            raise EpisodeError(
+                f"this episode ended after {before.turns} turns; go on from an earlier state, or start another",
+                reason="EPISODE_OVER",
+            )
         config = before.config
         turn = parse_turn(text, MODES[before.mode], strict=config.strict)
         after = replace(before, turns=before.turns + 1)
         match turn.action:
             case Answer():
-                return Outcome(encode_state(after, self._key), turn, None, StopReason.ANSWERED)
+                return self._end(after, turn, StopReason.ANSWERED)
             case Malformed(_, detail):
                 return self._invalid(after, turn, InvalidTurn.MALFORMED, detail)
             case Continue():
-                return self._observe(after, turn, Message(Role.USER, (GO_ON,)))
+                return self._go_on(after, turn, Message(Role.USER, (GO_ON,)))
             case Zoom(point):
                 problem = _problem(point, before)
                 if problem is not None:
                     return self._invalid(after, turn, *problem)
                 if after.turns >= config.max_turns:
-                    return Outcome(encode_state(after, self._key), turn, None, StopReason.MAX_TURNS)
+                    return self._end(after, turn, StopReason.MAX_TURNS)
                 crop, shown = await self.crop(image, point, config=config, resize=before.resize)
                 opening, closing = observation_text(config.observation, dot=config.dot)
-                after = replace(after, zoomed=(*after.zoomed, point))
                 message = Message(Role.USER, (opening, shown, closing))
-                return Outcome(encode_state(after, self._key), turn, message, None, crop=crop, crop_image=shown)
+                outcome = self._go_on(replace(after, zoomed=(*after.zoomed, point)), turn, message)
+                return replace(outcome, crop=crop, crop_image=shown)
 
     async def crop(self, image: Image, center: Point, *, config: ZoomConfig, resize: ResizeRule) -> tuple[Crop, Image]:
         return await self._run(partial(self._crop, image, center, config, resize))
@@ -106,29 +115,30 @@ class ZoomEnvironment:
         state = replace(state, invalid_turns=state.invalid_turns + 1)
         config = state.config
         if config.on_invalid == "stop" or state.invalid_turns > config.max_invalid_turns:
-            stop = StopReason.INVALID_TURNS
-            return Outcome(encode_state(state, self._key), turn, None, stop, invalid=invalid, detail=detail)
-        text = f"That turn could not be used: {detail}." if config.on_invalid == "tell" else GO_ON
-        outcome = self._observe(state, turn, Message(Role.USER, (text,)))
+            outcome = self._end(state, turn, StopReason.INVALID_TURNS)
+        else:
+            text = f"That turn could not be used: {detail}." if config.on_invalid == "tell" else GO_ON
+            outcome = self._go_on(state, turn, Message(Role.USER, (text,)))
         return replace(outcome, invalid=invalid, detail=detail)
 
-    def _observe(self, state: EpisodeState, turn: Turn, message: Message) -> Outcome:
-        encoded = encode_state(state, self._key)
+    def _go_on(self, state: EpisodeState, turn: Turn, message: Message) -> Outcome:
         if state.turns >= state.config.max_turns:
-            return Outcome(encoded, turn, None, StopReason.MAX_TURNS)
-        return Outcome(encoded, turn, message, None)
+            return self._end(state, turn, StopReason.MAX_TURNS)
+        return Outcome(encode_state(state, self._key), turn, message, None)
+
+    def _end(self, state: EpisodeState, turn: Turn, stop: StopReason) -> Outcome:
+        return Outcome(encode_state(replace(state, over=True), self._key), turn, None, stop)
 
     def _crop(self, image: Image, center: Point, config: ZoomConfig, resize: ResizeRule) -> tuple[Crop, Image]:
-        original = self._originals.get(image)
-        frames = FrameMap(Size(*original.size), resize.model_size(Size(*original.size)))
+        frames = FrameMap(image.size, _model_size(image, resize))
         point = frames.point(center, Frame.MODEL)
         if not frames.inside(point):
             raise DataError(_outside(point, frames), reason="POINT_OUTSIDE", x=point.x, y=point.y)
-        source, box = original, crop_box(frames, point, config)
+        box = crop_box(frames, point, config)
+        source = self._pictures.original(image)
         if config.source == "model":
-            source = model_view(original, resize)
-        edges = (int(box.x0), int(box.y0), int(box.x1), int(box.y1))
-        picture = source.crop(edges)
+            source = self._pictures.view(image, source, resize)
+        picture = source.crop((int(box.x0), int(box.y0), int(box.x1), int(box.y1)))
         if config.dot:
             _draw_dot(picture, frames.point(point, box.frame), box)
         crop = Crop(frames.box(box, Frame.ORIGINAL), shown_size(box, config, resize))
@@ -178,7 +188,17 @@ def _problem(point: Point, state: EpisodeState) -> tuple[InvalidTurn, str] | Non
     if any(point.distance(earlier) < state.config.min_distance_px for earlier in state.zoomed):
         nearest = f"nearer than {state.config.min_distance_px:g} px to an earlier one"
         return InvalidTurn.REPEATED, f"the point ({point.x:g}, {point.y:g}) is {nearest}"
+    if state.config.max_zooms and len(state.zoomed) >= state.config.max_zooms:
+        return InvalidTurn.OVER_BUDGET, f"no zoom is left of {state.config.max_zooms}, only an answer can follow"
     return None
+
+
+def _model_size(image: Image, resize: ResizeRule) -> Size:
+    """The model frame of an image. Raises DataError (IMAGE_ASPECT_RATIO, REQUEST_INVALID), by the header alone."""
+    size = resize.model_size(image.size)
+    if max(size.area, resize.factor**2) > DEFAULT_MAX_PIXELS:
+        raise invalid_request("resize", f"views of at most {DEFAULT_MAX_PIXELS} pixels", f"{size.width}x{size.height}")
+    return size
 
 
 def _outside(point: Point, frames: FrameMap) -> str:
@@ -191,23 +211,43 @@ def _draw_dot(picture: PILImage.Image, point: Point, box: Box) -> None:
     ImageDraw.Draw(picture).ellipse((x - r, y - r, x + r, y + r), fill="red", outline="white", width=DOT_OUTLINE_PX)
 
 
-class OriginalCache:
-    """Decoded originals by digest, bounded by bytes."""
+class PictureCache:
+    """Decoded originals and their model views, bounded by their bytes together."""
 
     def __init__(self, max_bytes: int) -> None:
         self._pictures: ByteCache[PILImage.Image] = ByteCache(max_bytes, _size_bytes)
 
-    def get(self, image: Image) -> PILImage.Image:
-        """The picture, RGB and upright. Raises DataError, EpisodeError (IMAGE_NOT_CACHED) without its bytes."""
-        if (picture := self._pictures.get(image.sha256)) is not None:
-            return picture
-        if image.data is None:
-            raise EpisodeError(
-                f"image {image.sha256[:12]} is not cached here; send its bytes",
-                reason="IMAGE_NOT_CACHED",
-                sha256=image.sha256,
+    def original(self, image: Image) -> PILImage.Image:
+        """The picture, RGB and upright.
+
+        Raises DataError: as `decode`, and IMAGE_SIZE where `image` tells another size. Raises EpisodeError
+        (IMAGE_NOT_CACHED) without its bytes.
+        """
+        picture = self._pictures.get(image.sha256)
+        if picture is None:
+            if image.data is None:
+                raise EpisodeError(
+                    f"image {image.sha256[:12]} is not cached here; send its bytes",
+                    reason="IMAGE_NOT_CACHED",
+                    sha256=image.sha256,
+                )
+            picture = self._pictures.put(image.sha256, decode(image.data))
+        if picture.size != (image.size.width, image.size.height):
+            # Points would be mapped to where nobody meant them.
+            raise DataError(
+                f"{image.sha256[:12]}: expected {image.size.width}x{image.size.height} pixels, as its record says, "
+                f"found {picture.width}x{picture.height}; import it again",
+                reason="IMAGE_SIZE",
             )
-        return self._pictures.put(image.sha256, decode(image.data))
+        return picture
+
+    def view(self, image: Image, original: PILImage.Image, resize: ResizeRule) -> PILImage.Image:
+        """The original in the model frame."""
+        size = resize.model_size(image.size)
+        if size == image.size:
+            return original
+        key = f"{image.sha256} {size.width}x{size.height}"
+        return self._pictures.get(key) or self._pictures.put(key, model_view(original, resize))
 
 
 def _size_bytes(picture: PILImage.Image) -> int:

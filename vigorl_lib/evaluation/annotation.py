@@ -125,7 +125,8 @@ def _table(annotations: Sequence[Annotation], name: str) -> Marks:
 
 
 def _helpfulness(marks: Sequence[Mark]) -> Mean:
-    return mean([float(mark.helpful) for mark in marks if mark.helpful is not None])
+    said = [(float(mark.helpful), mark.trajectory_id) for mark in marks if mark.helpful is not None]
+    return mean([helpful for helpful, _ in said], [trajectory for _, trajectory in said])
 
 
 def _mark(fields: Fields) -> Mark:

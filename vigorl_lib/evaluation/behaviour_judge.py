@@ -138,9 +138,9 @@ def read_counts(storage: Storage, prefix: str) -> dict[str, dict[str, Mapping[Be
     return found
 
 
-def counts_prefix(run: str, dataset: str, policy: str, prompt: str) -> str:
-    """Where a run, by its root, keeps the counts of one cell."""
-    return f"{run}/behaviours/{dataset}/{policy}/{prompt}"
+def counts_prefix(evaluation: str) -> str:
+    """Where the counts of an evaluation's trajectories are: below its records, to be deleted with them."""
+    return f"{evaluation}/behaviours"
 
 
 def _counts(entry: Mapping[str, Any]) -> Mapping[Behaviour, int]:

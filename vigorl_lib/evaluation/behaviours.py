@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from statistics import fmean
 
@@ -72,7 +72,7 @@ class Behaviours:
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """A mean over n trajectories with its 95 % bootstrap interval."""
+    """A mean over n values with its 95 % bootstrap interval."""
 
     value: float
     low: float
@@ -107,29 +107,42 @@ def behaviours_of(trajectory: Trajectory, example: Example | None = None) -> Beh
     )
 
 
-def summarize_behaviours(counted: Sequence[Behaviours]) -> dict[str, Mean]:
-    """Means a trajectory, and `point_accuracy`: of those that point, the share of points on a region of the answer."""
+def summarize_behaviours(counted: Mapping[str, Behaviours]) -> dict[str, Mean]:
+    """Means a trajectory, and `point_accuracy`: of those that point, the share of points on a region of the answer.
+
+    `counted` is by trajectory id; those of one question are drawn together for the interval.
+    """
     figures = {
-        name: mean([float(asdict(one)[name]) for one in counted])
+        str(name): _mean_of({trajectory: float(getattr(one, name)) for trajectory, one in counted.items()})
         for name in (*Behaviour, "revisits", "zooms", "points")
     }
-    accurate = [
-        one.points_on_evidence / one.points for one in counted if one.points and one.points_on_evidence is not None
-    ]
-    return {str(name): value for name, value in figures.items()} | {"point_accuracy": mean(accurate)}
+    accurate = {
+        trajectory: one.points_on_evidence / one.points
+        for trajectory, one in counted.items()
+        if one.points and one.points_on_evidence is not None
+    }
+    return figures | {"point_accuracy": _mean_of(accurate)}
 
 
-def summarize_counts(counted: Sequence[Mapping[Behaviour, int]]) -> dict[str, Mean]:
-    """Means a trajectory of what a judge counted."""
-    return {name.value: mean([float(one[name]) for one in counted]) for name in Behaviour}
+def summarize_counts(counted: Mapping[str, Mapping[Behaviour, int]]) -> dict[str, Mean]:
+    """Means a trajectory of what a judge counted, by trajectory id."""
+    return {
+        name.value: _mean_of({trajectory: float(one[name]) for trajectory, one in counted.items()})
+        for name in Behaviour
+    }
 
 
-def mean(values: Sequence[float]) -> Mean:
-    """0 of nothing, with an interval that says nothing."""
+def mean(values: Sequence[float], clusters: Sequence[str]) -> Mean:
+    """0 of nothing, with an interval that says nothing. Values of one cluster may depend on each other."""
     if not values:
         return Mean(0.0, 0.0, 0.0, 0)
-    low, high = bootstrap_mean(values)
+    low, high = bootstrap_mean(values, clusters)
     return Mean(fmean(values), low, high, len(values))
+
+
+def _mean_of(values: Mapping[str, float]) -> Mean:
+    # An evaluation's trajectory ids end in the number of the sample.
+    return mean(list(values.values()), [trajectory.rpartition("/")[0] or trajectory for trajectory in values])
 
 
 def reasoning_of(trajectory: Trajectory) -> str:

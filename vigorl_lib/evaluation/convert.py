@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vigorl_lib.evaluation.metrics import SampleRecord, accuracy, summarize
+from vigorl_lib.evaluation.metrics import SampleRecord, accuracy, not_parseable, of_several, summarize
 from vigorl_lib.evaluation.run import EvaluationProgress
 from vigorl_lib.rpc.gen.vigorl.evaluation.v1 import evaluation_service_pb2 as pb
 
@@ -35,11 +35,18 @@ def progress_from_proto(proto: pb.EvaluateResponse) -> EvaluationProgress:
 
 
 def metrics_to_proto(records: Sequence[SampleRecord]) -> pb.Metrics:
-    """Accuracy with its Wilson interval, then all other figures that can be said of these records."""
-    right, n = accuracy(records), len(records)
-    others = {name: value for name, value in summarize(records).items() if name not in ("n", "accuracy")}
-    metrics = [pb.Metric(name="accuracy", value=right.value, low=right.low, high=right.high, samples=n)]
-    metrics += [pb.Metric(name=name, value=value, samples=n) for name, value in others.items() if not math.isnan(value)]
+    """The shares that have an interval, accuracy first, then all other figures that can be said of these records."""
+    shares = {"accuracy": accuracy(records), "not_parseable": not_parseable(records), **of_several(records)}
+    n = len(records)
+    metrics = [
+        pb.Metric(name=name, value=share.value, low=share.low, high=share.high, samples=n)
+        for name, share in shares.items()
+    ]
+    metrics += [
+        pb.Metric(name=name, value=value, samples=n)
+        for name, value in summarize(records).items()
+        if name != "n" and name not in shares and not math.isnan(value)
+    ]
     return pb.Metrics(metrics=metrics)
 
 
@@ -72,6 +79,7 @@ def _record_to_proto(record: SampleRecord) -> pb.SampleResult:
         hit=record.hit,
         sample=record.sample,
         image=record.image,
+        judged_by=record.judged_by,
     )
 
 
@@ -91,4 +99,5 @@ def _record_from_proto(proto: pb.SampleResult) -> SampleRecord:
         hit=proto.hit if proto.HasField("hit") else None,
         sample=proto.sample,
         image=proto.image,
+        judged_by=proto.judged_by,
     )

@@ -43,6 +43,8 @@ class SampleRecord:
     """Number of this answer among those to the same question."""
     image: str = ""
     """Digest of the question's first image."""
+    judged_by: str = ""
+    """Name and version of the judge that read the answer, where one was asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,17 +228,17 @@ def summarize(records: Sequence[SampleRecord]) -> dict[str, float]:
         **_invalid_by_kind(records),
         **_shares("stop", [record.stop for record in records]),
         **_shares("outcome", [record.outcome for record in records]),
-        **_of_several(records),
+        **{name: share.value for name, share in of_several(records).items()},
     }
 
 
-def _of_several(records: Sequence[SampleRecord]) -> dict[str, float]:
-    """Figures that exist for several samples a question only."""
+def of_several(records: Sequence[SampleRecord]) -> dict[str, Proportion]:
+    """pass@k for powers of two and the majority's share, which exist for several samples a question only."""
     fewest = min((len(samples) for samples in by_question(records).values()), default=0)
     if fewest < 2:
         return {}
     ks = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= fewest]
-    return {f"pass@{k}": pass_at_k(records, k).value for k in ks} | {"majority": majority(records).value}
+    return {f"pass@{k}": pass_at_k(records, k) for k in ks} | {"majority": majority(records)}
 
 
 def split_by(records: Sequence[SampleRecord], tag: str) -> dict[str, list[SampleRecord]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -28,6 +28,7 @@ from vigorl_lib.reward.base import Reward, RewardOutcome, Score
 from vigorl_lib.reward.config import RewardConfig
 from vigorl_lib.rollout.run import rollout_many, solve
 from vigorl_lib.rollout.step import Stepper
+from vigorl_lib.search.shards import ALL, Shard
 from vigorl_lib.storage.base import Storage
 from vigorl_lib.storage.images import ImageStore
 from vigorl_lib.storage.segments import SegmentWriter, read_segments
@@ -114,18 +115,21 @@ async def evaluate(
     keep_trajectories: int = 0,
     samples: int = 1,
     dataset: str = "",
+    shard: Shard = ALL,
 ) -> list[SampleRecord]:
-    """Records of `samples` answers to each example, in the order of the examples.
+    """Records of `samples` answers to each example of `shard`, in the order of the examples.
 
-    The trajectories of the first `keep_trajectories` examples are kept, too. Several processes may share a prefix,
-    each with examples of its own. Images without bytes are loaded from `storage` when their sample begins. `dataset`
-    is `name/split` of where the examples are from, for whoever reads the records.
+    The trajectories of the first `keep_trajectories` of all `examples` are kept, too. Processes that work on the
+    shards of the same examples share a prefix: their records together are those of one process. Images without bytes
+    are loaded from `storage` when their sample begins. `dataset` is `name/split` of where the examples are from, for
+    whoever reads the records.
 
     Raises PolicyError (EVALUATION_INCOMPLETE) if failures left samples undone, ConfigError
     (EVALUATION_DIFFERS) if records under the prefix were made with other settings.
     """
     await _claim(storage, prefix, stepper, reward_config, seed, dataset)
-    asked = [(example, number) for example in examples for number in range(samples)]
+    mine = [example for example in examples if shard.holds(example.example_id)]
+    asked = [(example, number) for example in mine for number in range(samples)]
     wanted = {(example.example_id, number) for example, number in asked}
     recorded = await asyncio.to_thread(read_records, storage, prefix)
     done = {_key(record): record for record in recorded if _key(record) in wanted}
@@ -212,6 +216,17 @@ def read_settings(storage: Storage, prefix: str) -> dict[str, Any]:
     return settings
 
 
+def flat_settings(settings: Mapping[str, Any], lead: str = "") -> dict[str, str]:
+    """Every setting as text by its dotted name, such as `task.zoom.window_model_px`."""
+    flat: dict[str, str] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flat_settings(value, f"{lead}{name}.")
+        else:
+            flat[f"{lead}{name}"] = "" if value is None else str(value)
+    return flat
+
+
 def read_records(storage: Storage, prefix: str) -> list[SampleRecord]:
     """Sample records under a prefix; of a sample recorded twice the first counts."""
     records: dict[tuple[str, int], SampleRecord] = {}
@@ -247,6 +262,7 @@ def to_record(example: Example, trajectory: Trajectory, score: Score, *, sample:
         hit=hit,
         sample=sample,
         image=example.images[0].sha256 if example.images else "",
+        judged_by=score.judged_by,
     )
 
 

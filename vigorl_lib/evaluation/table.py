@@ -7,7 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vigorl_lib.evaluation.metrics import Paired, Proportion, SampleRecord, accuracy, compare, split_by, summarize
+from vigorl_lib.evaluation.metrics import (
+    Paired,
+    Proportion,
+    SampleRecord,
+    accuracy,
+    compare,
+    of_several,
+    split_by,
+    summarize,
+)
 
 Cell = tuple[str, str]
 """Policy and mode."""
@@ -73,15 +82,17 @@ def render_markdown(cells: Cells) -> str:
 def table_rows(cells: Cells) -> list[list[str]]:
     """The header, then a row per cell."""
     values = sorted({v for records in cells.values() for v in split_by(records, SPLIT_TAG)})
-    rows = [["policy", "mode", "n", "accuracy", *values, "not parseable", "zooms", "hit", "error px"]]
+    several = list(dict.fromkeys(name for records in cells.values() for name in of_several(records)))
+    rows = [["policy", "mode", "n", "accuracy", *several, *values, "not parseable", "zooms", "hit", "error px"]]
     for (policy, mode), records in cells.items():
-        figures, parts = summarize(records), split_by(records, SPLIT_TAG)
+        figures, parts, shares = summarize(records), split_by(records, SPLIT_TAG), of_several(records)
         rows.append(
             [
                 policy,
                 mode,
                 str(len(records)),
                 percent(accuracy(records)),
+                *(percent(shares[name]) if name in shares else "-" for name in several),
                 *(percent(accuracy(parts[v])) if v in parts else "-" for v in values),
                 f"{100 * figures['not_parseable']:.1f}",
                 f"{figures['zoom_rate']:.0%}",

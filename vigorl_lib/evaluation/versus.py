@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from vigorl_lib.errors import ConfigError
 from vigorl_lib.evaluation.metrics import Paired, SampleRecord, compare
+from vigorl_lib.evaluation.run import flat_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,23 @@ def versus(first: Sequence[SampleRecord], second: Sequence[SampleRecord], *, sam
         if a.correct != b.correct
     )
     return Versus(compare(left, right, samples=samples), by_tag, flips, len(first) + len(second) - 2 * len(pairs))
+
+
+def settings_apart(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Settings in which two evaluations differ, by dotted name: (first, second).
+
+    Raises ConfigError (EVALUATIONS_DISJOINT) for other data sets: example ids say nothing across them.
+    """
+    left, right = flat_settings(first), flat_settings(second)
+    names = dict.fromkeys([*left, *right])
+    apart = {name: (left.get(name, "-"), right.get(name, "-")) for name in names if left.get(name) != right.get(name)}
+    if "dataset" in apart:
+        raise ConfigError(
+            f"the two evaluations are of {apart['dataset'][0]} and {apart['dataset'][1]}; compare runs over the same "
+            "data set and split",
+            reason="EVALUATIONS_DISJOINT",
+        )
+    return apart
 
 
 def render_versus(found: Versus, first: str, second: str, *, max_flips: int = 20) -> str:

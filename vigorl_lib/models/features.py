@@ -39,15 +39,21 @@ class ImageFeatures:
         return sum(tensor.nbytes for tensor in (self.pooled, *self.deepstack))
 
 
-def encode(model: Any, views: Sequence[View], processor: Qwen2VLImageProcessorPil) -> list[ImageFeatures]:
-    """Features of some views, in order; gradients flow if they are on."""
+def encode(
+    model: Any,
+    views: Sequence[View],
+    processor: Qwen2VLImageProcessorPil,
+    *,
+    max_patches: int | None = MAX_PATCHES_PER_PASS,
+) -> list[ImageFeatures]:
+    """Features of some views, in order; gradients flow if they are on. Without `max_patches` in exactly one pass."""
     features: list[ImageFeatures] = []
     group: list[View] = []
     patches = 0
     area = processor.patch_size**2
     for view in views:
         count = view.shape[0] * view.shape[1] // area
-        if group and patches + count > MAX_PATCHES_PER_PASS:
+        if group and max_patches is not None and patches + count > max_patches:
             features += _encode_group(model, group, processor)
             group, patches = [], 0
         group.append(view)

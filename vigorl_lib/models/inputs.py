@@ -8,7 +8,7 @@ Pixels are not touched here: `Batch.images` names the images in the order in whi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -22,6 +22,9 @@ from vigorl_lib.domain.trajectory import ImageSpan, Segment, flat_image_spans, f
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+MAX_GRID_PADDING = 0.05
+"""Sequences of like length form a grid while padding takes at most this share of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,11 @@ class TokenSequence:
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+    def beginning(self, tokens: int) -> Hashable:
+        """Equal for sequences whose first `tokens` tokens and the images among them are equal."""
+        images = tuple(span.image.sha256 for span in self.image_spans if span.start < tokens)
+        return self.token_ids[:tokens], images
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +101,25 @@ def collate(
         torch.from_numpy(following),
         images,
     )
+
+
+def like_lengths(lengths: Sequence[int]) -> list[list[int]]:
+    """Indexes of sequences, longest first, in grids that hold little padding (`MAX_GRID_PADDING`) each.
+
+    >>> like_lengths([10, 100, 99, 10])
+    [[1, 2], [0, 3]]
+    """
+    grids: list[list[int]] = []
+    tokens = 0
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        places = lengths[grids[-1][0]] * (len(grids[-1]) + 1) if grids else 0
+        if grids and tokens + lengths[index] >= (1.0 - MAX_GRID_PADDING) * places:
+            grids[-1].append(index)
+            tokens += lengths[index]
+        else:
+            grids.append([index])
+            tokens = lengths[index]
+    return grids
 
 
 def mrope_positions(sequence: TokenSequence, resize: ResizeRule) -> tuple[NDArray[np.int64], int]:

@@ -26,7 +26,7 @@ from vigorl_lib.storage.base import open_storage
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen2VLImageProcessorPil
 
-CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+CONFIG, PREPROCESSOR, LEGACY_TEMPLATE = "config.json", "preprocessor_config.json", "chat_template.json"
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 """`auto` is what the checkpoint says."""
@@ -118,6 +118,12 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         raise _invalid(folder, f"the tokenizer cannot be read ({_first_line(error)})") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise _invalid(folder, "expected a tokenizer.json, found a tokenizer of another kind")
+    # Older checkpoints keep the template that counts beside the processor, where no tokenizer looks for it; the
+    # released ViGoRL ones bring their system prompt by it.
+    if (folder / LEGACY_TEMPLATE).is_file() and not (folder / "chat_template.jinja").is_file():
+        tokenizer.chat_template = str(read_json(str(folder), LEGACY_TEMPLATE).get("chat_template", ""))
+        if not tokenizer.chat_template:
+            raise _invalid(folder, f"{LEGACY_TEMPLATE} names no chat_template")
     return tokenizer
 
 

@@ -8,7 +8,6 @@ batch needs them. Storing images and reading their headers is `vigorl_lib.storag
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,7 @@ from vigorl_lib.domain.cache import ByteCache
 from vigorl_lib.domain.geometry import ResizeRule, Size
 from vigorl_lib.domain.image import Image
 from vigorl_lib.errors import DataError, PolicyError
-from vigorl_lib.storage.images import DEFAULT_MAX_PIXELS, probe
+from vigorl_lib.storage.images import DEFAULT_MAX_PIXELS, UNREADABLE, open_picture, probe
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,27 +38,35 @@ def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> PILImage.Ima
     Raises DataError: IMAGE_UNREADABLE (no image, or cut short), IMAGE_TOO_LARGE (before decoding),
     IMAGE_ANIMATED, IMAGE_MODE (more than 8 bits a channel).
     """
-    probe(data, max_pixels=max_pixels)
-    picture = PILImage.open(io.BytesIO(data))
-    # A phone's MPO file carries further frames for depth; its first one is the photograph.
-    if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
-        raise DataError(
-            f"expected a still image, found one with {picture.n_frames} frames; save one of them",  # type: ignore[attr-defined]
-            reason="IMAGE_ANIMATED",
-        )
-    if picture.mode.startswith(("I", "F")):
-        raise DataError(
-            f"expected 8 bits a channel, found Pillow mode {picture.mode}; convert the image to 8 bits",
-            reason="IMAGE_MODE",
-        )
+    image = probe(data, max_pixels=max_pixels)
     try:
-        upright = ImageOps.exif_transpose(picture)
-        return _flatten(upright)
-    except (OSError, SyntaxError, ValueError) as error:
+        picture = open_picture(data)
+        # A phone's MPO file carries further frames for depth; its first one is the photograph.
+        frames = 1 if picture.format == "MPO" else int(getattr(picture, "n_frames", 1))
+        fit = frames == 1 and not picture.mode.startswith(("I", "F"))
+        upright = _flatten(ImageOps.exif_transpose(picture)) if fit else None
+    except (*UNREADABLE, PILImage.DecompressionBombError) as error:
         raise DataError(
-            f"expected a whole {picture.format} image, found one that cannot be decoded ({error}); save it again",
+            f"expected a whole {image.media_type}, found one that cannot be decoded ({error}); save it again",
             reason="IMAGE_UNREADABLE",
         ) from error
+    if upright is not None:
+        # Else points would be in another frame than anybody was told.
+        if upright.size != (image.size.width, image.size.height):
+            raise DataError(
+                f"expected an image of {image.size.width}x{image.size.height} pixels by its header, decoded "
+                f"{upright.width}x{upright.height}; its orientation is told in two ways: save it again",
+                reason="IMAGE_UNREADABLE",
+            )
+        return upright
+    if frames > 1:
+        raise DataError(
+            f"expected a still image, found one with {frames} frames; save one of them", reason="IMAGE_ANIMATED"
+        )
+    raise DataError(
+        f"expected 8 bits a channel, found Pillow mode {picture.mode}; convert the image to 8 bits",
+        reason="IMAGE_MODE",
+    )
 
 
 def _flatten(picture: PILImage.Image) -> PILImage.Image:

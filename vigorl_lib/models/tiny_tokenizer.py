@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vigorl_lib.domain import grammar
+from vigorl_lib.domain import grammar, wire
 from vigorl_lib.domain.geometry import Point
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ _PRE_TOKENS = r", (?=\d)|\d{1,3}| \(| ?\p{L}+|[^\s\p{L}\d]|\s"
 _VOCABULARY_TEXT = (
     "You may zoom in with the tool, then answer. Think with points, then answer. Describe the image.",
     "The tile is at (. The dot is. The dot at is.",
-    grammar.BACKTRACK_PHRASE,
-    grammar.FORCED_ANSWER_THOUGHT,
+    wire.BACKTRACK_PHRASE,
+    wire.FORCED_ANSWER_THOUGHT,
     " red green blue yellow orange purple white black cyan pink gray",
 )
 """Texts whose words are whole tokens: those of the synthetic dialogues and of their prompts."""
@@ -85,18 +85,18 @@ def fixed_pieces() -> tuple[str, ...]:
     The tags stand alone as well, so that any dialogue can be spelled; the longest piece wins. Whatever a turn
     decides, to zoom or to answer, where, and what, stays a token of its own.
     """
-    think, end = grammar.THINK_OPEN, grammar.THINK_CLOSE
+    think, end = wire.THINK_OPEN, wire.THINK_CLOSE
     call = grammar.render_tool_call(Point(0, 0))
     before_point, after_point = call.split("0, 0")
     return (
         think,
         end,
-        grammar.TOOL_OPEN,
-        grammar.TOOL_CLOSE,
-        grammar.ANSWER_OPEN,
-        grammar.ANSWER_CLOSE,
-        grammar.OBSERVATION_OPEN,
-        grammar.OBSERVATION_CLOSE,
+        wire.TOOL_OPEN,
+        wire.TOOL_CLOSE,
+        wire.ANSWER_OPEN,
+        wire.ANSWER_CLOSE,
+        wire.OBSERVATION_OPEN,
+        wire.OBSERVATION_CLOSE,
         f"{think} The",
         f"{think} The dot at (",
         " tile is at (",
@@ -108,13 +108,13 @@ def fixed_pieces() -> tuple[str, ...]:
         f"). {end}\n{before_point}",
         f"\n{before_point}",
         after_point,
-        f". {end}\n{grammar.ANSWER_OPEN}",
-        f"\n{grammar.ANSWER_OPEN}",
-        f" {grammar.ANSWER_CLOSE}",
+        f". {end}\n{wire.ANSWER_OPEN}",
+        f"\n{wire.ANSWER_OPEN}",
+        f" {wire.ANSWER_CLOSE}",
         *_QUESTION_PIECES,
         "system\n",
         "user\n",
         "assistant\n",
-        grammar.observation_text()[0],
-        f" {grammar.BACKTRACK_PHRASE} The",
+        wire.observation_text()[0],
+        f" {wire.BACKTRACK_PHRASE} The",
     )

@@ -2,7 +2,8 @@
 
 The stock attention goes image by image in a Python loop, and the stock patch embedding is a convolution that
 processors run slowly. Here all windows of one length are one batched call, and the embedding is one matrix
-product; parameters and results are the same. Nothing about the weights or their names changes.
+product; for still images, which is all that we have, parameters and results are the same. Nothing about the
+weights or their names changes.
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ class BatchedVisionAttention(nn.Module):
         """`hidden_states` is [tokens, width]; `cu_seqlens` [windows + 1] holds the bounds of the windows."""
         assert position_embeddings is not None
         tokens = hidden_states.shape[0]
-        qkv = self.qkv(hidden_states).view(tokens, 3, self.num_heads, self.head_dim)
-        query, key = self.rotate(qkv[:, 0], qkv[:, 1], *position_embeddings)
-        packed = torch.stack((query, key, qkv[:, 2]))
+        # `unbind` joins the three gradients in one piece; indexing would fill three with zeros and add them.
+        query, key, value = self.qkv(hidden_states).view(tokens, 3, self.num_heads, self.head_dim).unbind(1)
+        packed = torch.stack((*self.rotate(query, key, *position_embeddings), value))
         bounds = cu_seqlens.tolist()
         lengths = [end - start for start, end in pairwise(bounds)]
         if len(set(lengths)) == 1:
@@ -70,11 +71,14 @@ class BatchedVisionAttention(nn.Module):
 
 
 class PatchProjection(nn.Conv3d):
-    """The convolution whose stride is its kernel, written as the matrix product that it is."""
+    """The convolution whose stride is its kernel, written as the matrix product that it is.
+
+    A still image is a film of equal frames, so one frame and the sum of the filters over frames do.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
-        """[patches, channels, frames, height, width], each patch as large as the kernel -> [patches, width]."""
-        return linear(input.flatten(1), self.weight.flatten(1), self.bias)
+        """[patches, channels, equal frames, height, width], each patch as large as the kernel -> [patches, width]."""
+        return linear(input[:, :, 0].flatten(1), self.weight.sum(2).flatten(1), self.bias)
 
 
 def batch_equal_windows(model: nn.Module) -> None:

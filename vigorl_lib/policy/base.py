@@ -17,8 +17,8 @@ from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 from vigorl_lib.domain.geometry import Frame, ResizeRule
-from vigorl_lib.domain.grammar import ACTION_STOPS
 from vigorl_lib.domain.trajectory import Segment
+from vigorl_lib.domain.wire import ACTION_STOPS
 
 
 class FinishReason(StrEnum):

@@ -7,13 +7,15 @@ passed over for the next. This module keeps no conversation and renders nothing.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from vigorl_lib.domain.grammar import PREVIOUS_THOUGHT
 from vigorl_lib.domain.trajectory import Segment
+from vigorl_lib.domain.wire import PREVIOUS_THOUGHT
 from vigorl_lib.errors import ConfigError, VigorlError
 from vigorl_lib.policy.base import Generation, PolicyInfo, Sampling, Scored, StreamEvent, WeightTransfer
 from vigorl_lib.policy.convert import (
@@ -37,7 +39,12 @@ if TYPE_CHECKING:
         PolicyServiceAsyncStub,
     )
 
+log = logging.getLogger(__name__)
 
+_NOT_TAKEN = "%s did not take the weights: %s: %s"
+
+Update = Callable[[Connection], Awaitable[PolicyInfo]]
+"""Brings new weights to one replica."""
 Tell = Callable[[WeightTransfer], Awaitable[PolicyInfo]]
 """Tells one replica of the learner that waits for it; returns when it has the weights."""
 Send = Callable[[str, Tell], Awaitable[PolicyInfo]]
@@ -67,6 +74,8 @@ class PolicyClient:
         self._replicas = Replicas(targets, self._pool, resolve=resolve)
         self._admin_pool = self._pool.admin()
         self._admin = Replicas(admin, self._admin_pool, resolve=resolve) if admin else None
+        self._late: dict[str, asyncio.Task[None] | None] = {}
+        """Replicas that did not take the last weights, and what tells them again."""
 
     async def generate(
         self,
@@ -159,15 +168,18 @@ class PolicyClient:
     async def update_weights(self, *, version: int, uri: str, run_id: str) -> PolicyInfo:
         """Tell every replica, one after the other, so that the others go on answering.
 
-        Raises ConfigError (ADMIN_TARGET_MISSING) where none is known; the first failure, once all have been told.
+        A replica that is gone, late or broken is named in the log and left alone, as long as another one took the
+        weights: calls that ask for the version pass it over. The next time it is told as well, and not waited for.
+        Raises ConfigError (ADMIN_TARGET_MISSING) where none is known; the first failure, once all have been told, where
+        none took the weights or one refused them for good.
         """
         request = pb.UpdateWeightsRequest(policy=self.name, version=version, uri=uri, run_id=run_id)
-        return await self._update_everyone(lambda connection: _update(connection, request))
+        return await self._update_everyone(lambda connection: _update(connection, request), beside=True)
 
     async def transfer_weights(self, *, version: int, run_id: str, send: Send) -> PolicyInfo:
         """Send every replica new weights without storage between, one after the other.
 
-        Raises ConfigError (ADMIN_TARGET_MISSING); the first failure, once all have been told.
+        Raises as `update_weights`.
         """
 
         async def update(connection: Connection) -> PolicyInfo:
@@ -179,26 +191,51 @@ class PolicyClient:
 
             return await send(connection.target, tell)
 
-        return await self._update_everyone(update)
+        # A learner sends what it holds, which changes: it must not send beside its next step.
+        return await self._update_everyone(update, beside=False)
 
-    async def _update_everyone(self, update: Callable[[Connection], Awaitable[PolicyInfo]]) -> PolicyInfo:
+    async def _update_everyone(self, update: Update, *, beside: bool) -> PolicyInfo:
+        """`beside` permits to tell replicas that failed the last time without waiting for them."""
         if self._admin is None:
             raise ConfigError(
                 f"nobody has said where policy {self.name!r} takes new weights; set services.policy_admin.{self.name}",
                 reason="ADMIN_TARGET_MISSING",
             )
         answers: list[PolicyInfo] = []
-        failures: list[VigorlError] = []
-        for connection in await self._admin.everyone():
+        failures: dict[str, VigorlError] = {}
+        for connection in sorted(await self._admin.everyone(), key=lambda connection: connection.target in self._late):
+            if beside and answers and connection.target in self._late:
+                self._tell_beside(connection, update)
+                continue
             try:
                 answers.append(await update(connection))
+                self._late.pop(connection.target, None)
             except VigorlError as error:
-                failures.append(error)
-        if failures:
-            raise failures[0]
+                failures[connection.target] = error
+        if failures and not (answers and all(failure.infrastructure for failure in failures.values())):
+            raise next(iter(failures.values()))
+        for target, failure in failures.items():
+            self._late.setdefault(target)
+            log.warning(_NOT_TAKEN, target, failure.reason, failure.message)
         return answers[-1]
 
+    def _tell_beside(self, connection: Connection, update: Update) -> None:
+        async def tell() -> None:
+            try:
+                await update(connection)
+                del self._late[connection.target]
+            except VigorlError as error:
+                log.warning(_NOT_TAKEN, connection.target, error.reason, error.message)
+
+        before = self._late[connection.target]
+        if before is None or before.done():
+            self._late[connection.target] = asyncio.create_task(tell())
+
     async def close(self) -> None:
+        telling = [task for task in self._late.values() if task is not None]
+        for task in telling:
+            task.cancel()
+        await asyncio.gather(*telling, return_exceptions=True)
         await self._replicas.close()
         if self._admin is not None:
             await self._admin.close()

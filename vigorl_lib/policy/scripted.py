@@ -15,19 +15,10 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from vigorl_lib.data import synthetic
 from vigorl_lib.domain.example import Example
 from vigorl_lib.domain.geometry import Box, Frame, FrameMap, Point, ResizeRule
-from vigorl_lib.domain.grammar import (
-    ANSWER_CLOSE,
-    BACKTRACK_PHRASE,
-    PREVIOUS_THOUGHT,
-    Answer,
-    Continue,
-    Zoom,
-    parse_turn,
-    render_point,
-    render_turn,
-)
+from vigorl_lib.domain.grammar import Answer, Continue, Zoom, parse_turn, render_point, render_turn
 from vigorl_lib.domain.seeds import derive_seed
 from vigorl_lib.domain.trajectory import Origin, Role, Segment
+from vigorl_lib.domain.wire import ANSWER_CLOSE, BACKTRACK_PHRASE, PREVIOUS_THOUGHT
 from vigorl_lib.errors import PolicyError
 from vigorl_lib.policy.base import (
     Completion,

@@ -23,7 +23,7 @@ from vigorl_lib.evaluation.annotation import HELPFUL, RIGHT
 from vigorl_lib.report.draw import thumbnail_uri
 from vigorl_lib.report.figure import figure
 from vigorl_lib.report.marks import number_points, on_original
-from vigorl_lib.report.trajectory import highlight
+from vigorl_lib.report.trajectory import highlight, render_others
 
 SCENE_PX = 640
 """Width of an image on the page."""
@@ -61,7 +61,8 @@ def render_annotation_page(items: Sequence[Item], load: Load) -> str:
 
 
 def _article(number: int, example: Example, trajectory: Trajectory, load: Load) -> str:
-    image = load(example.images[0])
+    example = replace(example, images=tuple(map(load, example.images)))
+    image = example.images[0]
     marks = replace(on_original(trajectory, image.size), windows=())
     alt = f"The image of item {number} with the places that were pointed at, numbered"
     scene = figure(thumbnail_uri(image, MAX_SCENE_PX), image.size, marks, width=SCENE_PX, alt=alt)
@@ -71,7 +72,8 @@ def _article(number: int, example: Example, trajectory: Trajectory, load: Load) 
     answer = f"<p>Answer given: <b>{escape(action.text)}</b></p>" if isinstance(action, Answer) else ""
     places = "".join(_place(f"item-{number}", label) for label in numbers.values())
     return (
-        f'<article class="item" data-trajectory="{escape(trajectory.trajectory_id)}"><div class="scene">{scene}</div>'
+        f'<article class="item" data-trajectory="{escape(trajectory.trajectory_id)}"><div class="scene">{scene}'
+        f"{render_others(example)}</div>"
         f'<div><p class="eyebrow">{number}</p><h2>{escape(example.question)}</h2><ol class="thoughts">{thoughts}</ol>'
         f"{answer}{places}</div></article>"
     )

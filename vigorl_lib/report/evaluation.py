@@ -24,8 +24,10 @@ from vigorl_lib.evaluation.behaviours import (
     summarize_behaviours,
     summarize_counts,
 )
+from vigorl_lib.evaluation.benchmarks import BENCHMARKS
 from vigorl_lib.evaluation.benchmarks.paper import PaperRow, paper_rows
-from vigorl_lib.evaluation.metrics import SampleRecord, accuracy, not_parseable, split_by, summarize
+from vigorl_lib.evaluation.benchmarks.table import categories, mean_accuracy
+from vigorl_lib.evaluation.metrics import SampleRecord, accuracy, by_question, not_parseable, split_by, summarize
 from vigorl_lib.evaluation.run import SETTINGS, read_kept_trajectories, read_records, read_settings
 from vigorl_lib.evaluation.table import percent
 from vigorl_lib.storage.base import Storage
@@ -35,8 +37,9 @@ from vigorl_lib.storage.layout import RunLayout
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One policy asked in one way about one data set; `dataset` is `name/split`."""
+    """One policy asked in one way about one data set; `dataset` is `name/split`, `prefix` where its records are."""
 
+    prefix: str
     dataset: str
     policy: str
     prompt: str
@@ -44,17 +47,28 @@ class Measured:
     records: Sequence[SampleRecord]
     kept: Sequence[Trajectory]
     """Trajectories that were kept, in the order of the records."""
-    behaviours: Sequence[Behaviours]
-    """Of the kept trajectories, in their order."""
-    judged: Mapping[str, Sequence[Mapping[Behaviour, int]]]
-    """What judges counted, by who they are, of those trajectories that they were shown."""
+    behaviours: Mapping[str, Behaviours]
+    """Of the kept trajectories, by their id."""
+    judged: Mapping[str, Mapping[str, Mapping[Behaviour, int]]]
+    """What judges counted, by who they are, of those trajectories that they were shown, by id."""
 
     @property
     def tags(self) -> dict[str, dict[str, list[SampleRecord]]]:
-        """Records by tag and value, of tags that tell samples apart."""
-        names = sorted({tag for record in self.records for tag in record.tags})
-        parts = {name: split_by(self.records, name) for name in names}
-        return {name: part for name, part in parts.items() if len(part) > 1}
+        """Records by tag and value, of tags that tell groups of questions apart; of a benchmark its own tags."""
+        benchmark = BENCHMARKS.get(self.dataset.partition("/")[0])
+        if benchmark is None:
+            names = sorted({tag for record in self.records for tag in record.tags})
+            parts = {name: split_by(self.records, name) for name in names}
+        else:
+            parts = categories(benchmark, self.records)
+        # A tag with another value for each question is a name and not a group.
+        questions = len(by_question(self.records))
+        return {name: part for name, part in parts.items() if 1 < len(part) < questions}
+
+    @property
+    def judges(self) -> tuple[str, ...]:
+        """Who read the answers, where rules could not."""
+        return tuple(sorted({record.judged_by for record in self.records if record.judged_by}))
 
     @property
     def paper(self) -> tuple[PaperRow, ...]:
@@ -104,7 +118,7 @@ def gather(storage: Storage, run_id: str) -> Gathered:
         dataset = settings["dataset"]
         if dataset not in examples:
             examples[dataset] = _examples(storage, dataset)
-        cells.append(_measured(storage, root, prefix, settings, examples[dataset]))
+        cells.append(_measured(storage, prefix, settings, examples[dataset]))
     shown = {
         dataset: {t.example_id for cell in cells if cell.dataset == dataset for t in cell.kept} for dataset in examples
     }
@@ -124,20 +138,14 @@ def _examples(storage: Storage, dataset: str) -> dict[str, Example]:
     return {example.example_id: example for example in found}
 
 
-def _measured(
-    storage: Storage, root: str, prefix: str, settings: dict[str, Any], examples: dict[str, Example]
-) -> Measured:
+def _measured(storage: Storage, prefix: str, settings: dict[str, Any], examples: dict[str, Example]) -> Measured:
     policy, prompt = prefix.rsplit("/", 2)[1:]
-    dataset = settings["dataset"]
     records = sorted(read_records(storage, prefix), key=lambda record: (record.example_id, record.sample))
     once = {trajectory.trajectory_id: trajectory for trajectory in reversed(read_kept_trajectories(storage, prefix))}
     kept = sorted(once.values(), key=lambda trajectory: trajectory.trajectory_id)
-    counted = [behaviours_of(trajectory, examples.get(trajectory.example_id)) for trajectory in kept]
-    judged = {
-        judge: list(counts.values())
-        for judge, counts in read_counts(storage, counts_prefix(root, dataset, policy, prompt)).items()
-    }
-    return Measured(dataset, policy, prompt, settings, records, kept, counted, judged)
+    counted = {one.trajectory_id: behaviours_of(one, examples.get(one.example_id)) for one in kept}
+    judged = read_counts(storage, counts_prefix(prefix))
+    return Measured(prefix, settings["dataset"], policy, prompt, settings, records, kept, counted, judged)
 
 
 def to_json(gathered: Gathered) -> list[dict[str, Any]]:
@@ -153,6 +161,8 @@ def to_json(gathered: Gathered) -> list[dict[str, Any]]:
                 tag: {value: asdict(accuracy(part)) for value, part in parts.items()}
                 for tag, parts in cell.tags.items()
             },
+            "mean_by_tag": {tag: mean_accuracy(parts) for tag, parts in cell.tags.items()},
+            "judges": list(cell.judges),
             "figures": {n: None if math.isnan(v) else round(v, 4) for n, v in summarize(cell.records).items()},
             "behaviours": {n: asdict(m) for n, m in summarize_behaviours(cell.behaviours).items()},
             "judged": {who: {n: asdict(m) for n, m in summarize_counts(c).items()} for who, c in cell.judged.items()},
@@ -177,11 +187,20 @@ def to_markdown(gathered: Gathered) -> str:
                 for cell in cells
                 for value, part in cell.tags.get(tag, {}).items()
             ]
+            rows += [
+                [cell.policy, cell.prompt, f"mean of {len(cell.tags[tag])}", "", _mean(cell.tags[tag]), ""]
+                for cell in cells
+                if tag in cell.tags
+            ]
             parts.append(_rows(rows))
         for cell in cells:
             settings = json.dumps(cell.settings, indent=2)
             parts.append(f"Settings of {cell.policy}, {cell.prompt}:\n\n```json\n{settings}\n```")
     return "\n\n".join(parts) + "\n"
+
+
+def _mean(parts: Mapping[str, Sequence[SampleRecord]]) -> str:
+    return f"{100 * mean_accuracy(parts):.1f}"
 
 
 def _figures(records: Sequence[SampleRecord]) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from html import escape
-from typing import Any
 
 from vigorl_lib.domain.example import Example
 from vigorl_lib.domain.geometry import Frame
@@ -13,8 +12,18 @@ from vigorl_lib.domain.image import Image
 from vigorl_lib.domain.trajectory import Trajectory, TurnRecord
 from vigorl_lib.errors import ConfigError
 from vigorl_lib.evaluation.behaviours import Mean, summarize_behaviours, summarize_counts
-from vigorl_lib.evaluation.benchmarks.paper import paper_rows
-from vigorl_lib.evaluation.metrics import not_parseable, summarize
+from vigorl_lib.evaluation.benchmarks.paper import PaperRow, paper_rows
+from vigorl_lib.evaluation.benchmarks.table import mean_accuracy
+from vigorl_lib.evaluation.metrics import (
+    Proportion,
+    SampleRecord,
+    accuracy,
+    by_question,
+    not_parseable,
+    of_several,
+    summarize,
+)
+from vigorl_lib.evaluation.run import flat_settings
 from vigorl_lib.prompts import Prompt, load_prompt
 from vigorl_lib.report.content import Case, mode_name
 from vigorl_lib.report.evaluation import Gathered, Measured
@@ -31,19 +40,36 @@ Load = Callable[[Image], Image]
 
 def render_evaluation(gathered: Gathered, load: Load, *, samples: int) -> str:
     """The whole document, with `samples` questions of each outcome and data set."""
-    datasets = dict.fromkeys(cell.dataset for cell in gathered.cells)
-    sections: list[tuple[str, str, str]] = []
-    for number, dataset in enumerate(datasets):
-        cells = [cell for cell in gathered.cells if cell.dataset == dataset]
-        sections.append((f"data-{number}", dataset, _results(cells) + _behaviours(cells) + _settings(cells)))
+    by_dataset: dict[str, list[Measured]] = {}
+    for cell in gathered.cells:
+        by_dataset.setdefault(cell.dataset, []).append(cell)
+    sections = [("overview", "Overview", _overview(gathered.cells))] if len(by_dataset) > 1 else []
+    for number, (dataset, cells) in enumerate(by_dataset.items()):
         shown = _samples(cells, gathered.examples[dataset], load, samples)
-        sections.append((f"samples-{number}", f"Samples of {dataset}", shown))
+        parts = (_results(cells), _paper(cells), _categories(cells), _behaviours(cells), _settings(cells))
+        under = f'<h3 id="samples-{number}">Samples</h3>{shown}' if shown else ""
+        sections.append((f"data-{number}", dataset, "".join(parts) + under))
     policies = ", ".join(dict.fromkeys(cell.policy for cell in gathered.cells))
     header = (
         f'<header class="top"><p class="eyebrow">run {escape(gathered.run_id)}</p><h1>Evaluation</h1>'
-        f"<p>{escape(policies)} on {escape(', '.join(datasets))}.</p></header>"
+        f"<p>{escape(policies)} on {escape(', '.join(by_dataset))}.</p></header>"
     )
     return render_document(f"Evaluation of {gathered.run_id}", header, sections)
+
+
+def _overview(cells: Sequence[Measured]) -> str:
+    """A row for each cell of every data set, with the paper's number for the same prompt."""
+    body = []
+    for cell in cells:
+        paper = ", ".join(map(str, cell.paper)) or "–"
+        body.append(
+            f'<tr><th scope="row">{escape(cell.dataset)}</th><td>{escape(_name(cell))}</td>'
+            f"<td class=number>{len(cell.records)}</td><td>{share_cell(cell.records)}</td>"
+            f"<td class=number>{100 * not_parseable(cell.records).value:.1f}</td>"
+            f'<td class="ends">{escape(paper)}</td></tr>'
+        )
+    head = ["data set", "policy, prompt", "n", "accuracy", "not parseable", "the paper, same prompt"]
+    return table(head, body, "results pairs")
 
 
 def _results(cells: Sequence[Measured]) -> str:
@@ -54,7 +80,7 @@ def _results(cells: Sequence[Measured]) -> str:
         "image). <i>Not parseable</i>: no answer, or one that cannot be read as what was asked for; it counts as "
         f"wrong.</p>{_several(cells)}"
     )
-    return table(head, body, "results") + note + _paper(cells) + _categories(cells)
+    return table(head, body, "results") + note
 
 
 def _row(cell: Measured) -> str:
@@ -69,53 +95,88 @@ def _row(cell: Measured) -> str:
 
 def _several(cells: Sequence[Measured]) -> str:
     """pass@k and votes, where questions were answered more than once."""
-    rows = []
-    for cell in cells:
-        figures = summarize(cell.records)
-        found = [(name, figures[name]) for name in figures if name.startswith("pass@") or name == "majority"]
-        told = ", ".join(f"{name} {100 * value:.1f}" for name, value in found)
-        rows += [f"<p>{escape(_name(cell))}: {escape(told)}</p>"] if found else []
-    return "".join(rows)
+    found = [(cell, of_several(cell.records)) for cell in cells]
+    names = list(dict.fromkeys(name for _, shares in found for name in shares))
+    if not names:
+        return ""
+    body = [
+        f'<tr><th scope="row">{escape(_name(cell))}</th><td class=number>{len(by_question(cell.records))}</td>'
+        f"{''.join(f'<td class=number>{_percent(shares.get(name))}</td>' for name in names)}</tr>"
+        for cell, shares in found
+    ]
+    return f"<h3>Several samples a question</h3>{table(['', 'questions', *names], body, 'results')}"
+
+
+def _percent(share: Proportion | None) -> str:
+    if share is None:
+        return "–"
+    return f"<b>{100 * share.value:.1f}</b> <small>{100 * share.low:.1f} … {100 * share.high:.1f}</small>"
 
 
 def _paper(cells: Sequence[Measured]) -> str:
-    """The paper's numbers on the same axis; those of the same prompt stand out."""
+    """Our cells and the paper's numbers for the same prompts on one axis; its other numbers folded away."""
     rows = paper_rows(cells[0].dataset.partition("/")[0])
     if not rows:
         return ""
     prompts = {cell.prompt for cell in cells}
-    body = []
-    for row in rows:
-        value, half = row.accuracy / 100, (row.half_width or 0.0) / 100
-        told = f"{row.accuracy:g}" + (f" ±{row.half_width:g}" if row.half_width is not None else "")
-        name = f"<b>{escape(row.model)}</b>" if row.prompt in prompts else escape(row.model)
-        prompt = escape(mode_name(row.prompt)) or "–"
-        body.append(
-            f'<tr><th scope="row">{name}</th><td>{prompt}</td><td class=number>{told}</td>'
-            f'<td class="axis">{interval_bar(value, max(0.0, value - half), min(1.0, value + half))}</td>'
-            f"<td>Table {escape(row.table)}</td></tr>"
-        )
+    ours = [_on_axis(c.policy, c.prompt, _percent(share := accuracy(c.records)), share, "this run") for c in cells]
+    same = [_printed(row) for row in rows if row.prompt in prompts]
+    others = [_printed(row) for row in rows if row.prompt not in prompts]
+    head = ["model", "prompt", "accuracy", "", "source"]
+    folded = (
+        f"<details><summary>Asked in other ways <small>{len(others)} rows</small></summary>"
+        f"{table(head, others, 'pairs')}</details>"
+    )
     return (
-        f"<h3>The paper's numbers</h3>{table(['model', 'prompt', 'accuracy', '', 'source'], body, 'pairs')}"
-        '<p class="soft">As printed in arXiv 2505.23678; in bold those that were asked in one of the ways above.</p>'
+        f"<h3>Beside the paper</h3>{table(head, [*ours, *same], 'pairs')}"
+        '<p class="soft">The paper\'s numbers as printed in arXiv 2505.23678, those for the same prompts.</p>'
+        f"{folded if others else ''}"
+    )
+
+
+def _printed(row: PaperRow) -> str:
+    value, half = row.accuracy / 100, (row.half_width or 0.0) / 100
+    share = Proportion(value, max(0.0, value - half), min(1.0, value + half), 0)
+    return _on_axis(row.model, row.prompt, escape(row.figure), share, f"Table {row.table}")
+
+
+def _on_axis(name: str, prompt: str, told: str, share: Proportion, source: str) -> str:
+    ours = ' class="clear"' if source == "this run" else ""
+    return (
+        f'<tr{ours}><th scope="row">{escape(name)}</th><td>{escape(mode_name(prompt)) or "–"}</td>'
+        f'<td class=number>{told}</td><td class="axis">{interval_bar(share.value, share.low, share.high)}</td>'
+        f"<td>{escape(source)}</td></tr>"
     )
 
 
 def _categories(cells: Sequence[Measured]) -> str:
     parts = []
-    for tag in sorted({tag for cell in cells for tag in cell.tags}):
-        values = sorted({value for cell in cells for value in cell.tags.get(tag, {})})
+    for tag in dict.fromkeys(tag for cell in cells for tag in cell.tags):
+        found = [cell.tags.get(tag, {}) for cell in cells]
         body = [
-            f'<tr><th scope="row">{escape(value)}</th>{"".join(_category(cell, tag, value) for cell in cells)}</tr>'
-            for value in values
+            f'<tr><th scope="row">{escape(mode_name(value))}</th><td class=number>{_sizes(found, value)}</td>'
+            f"{''.join(_category(part.get(value, [])) for part in found)}</tr>"
+            for value in sorted({value for part in found for value in part})
         ]
-        parts.append(f"<h3>By {escape(tag)}</h3>{table(['', *map(_name, cells)], body, 'results')}")
-    return "".join(parts)
+        means = "".join(f"<td>{_mean_of(part)}</td>" for part in found)
+        body.append(f'<tr class="first"><th scope="row">mean</th><td></td>{means}</tr>')
+        heading = f"<h3>By {escape(mode_name(tag))}</h3>"
+        parts.append(f"{heading}{table(['', 'n', *map(_name, cells)], body, 'results')}")
+    note = '<p class="soft">The mean counts every category alike.</p>'
+    return "".join(parts) + note if parts else ""
 
 
-def _category(cell: Measured, tag: str, value: str) -> str:
-    part = cell.tags.get(tag, {}).get(value, [])
-    return f"<td>{share_cell(part)} <small>n {len(part)}</small></td>" if part else "<td>–</td>"
+def _sizes(found: Sequence[Mapping[str, Sequence[SampleRecord]]], value: str) -> str:
+    """How many samples; more than one number where cells have other numbers of them."""
+    return ", ".join(str(n) for n in sorted({len(part.get(value, [])) for part in found}))
+
+
+def _category(part: Sequence[SampleRecord]) -> str:
+    return f"<td>{share_cell(part)}</td>" if part else "<td>–</td>"
+
+
+def _mean_of(part: Mapping[str, Sequence[SampleRecord]]) -> str:
+    return f"<span class=number><b>{100 * mean_accuracy(part):.1f}</b></span>" if part else "–"
 
 
 def _behaviours(cells: Sequence[Measured]) -> str:
@@ -150,7 +211,7 @@ def _mean(mean: Mean | None) -> str:
 
 def _settings(cells: Sequence[Measured]) -> str:
     """Every setting of every cell; those in which cells differ stand first."""
-    flat = [dict(_flat(cell.settings)) for cell in cells]
+    flat = [flat_settings(cell.settings) | {"judged_by": ", ".join(cell.judges) or "rules"} for cell in cells]
     keys = list(dict.fromkeys(key for one in flat for key in one))
     different = [key for key in keys if len({one.get(key, "–") for one in flat}) > 1]
     ordered = [*different, *(key for key in keys if key not in different)]
@@ -168,12 +229,6 @@ def _setting(key: str, values: Sequence[str], different: bool) -> str:
     else:
         told = f'<td colspan="{len(values)}">{escape(values[0])}</td>'
     return f'<tr><th scope="row">{escape(key)}</th>{told}</tr>'
-
-
-def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
-    if isinstance(value, Mapping) and value:
-        return [pair for key, part in value.items() for pair in _flat(part, f"{name}.{key}" if name else str(key))]
-    return [(name, "" if value is None else str(value))]
 
 
 def _digest(cell: Measured) -> str:
@@ -206,7 +261,9 @@ def _samples(cells: Sequence[Measured], examples: Mapping[str, Example], load: L
     answers: dict[str, list[tuple[str, Trajectory]]] = {}
     for cell in cells:
         for trajectory in cell.kept:
-            answers.setdefault(trajectory.example_id, []).append((_name(cell), trajectory))
+            number = trajectory.trajectory_id.rpartition("/")[2]
+            name = _name(cell) if number == "0" else f"{_name(cell)} #{number}"
+            answers.setdefault(trajectory.example_id, []).append((name, trajectory))
     by_outcome: dict[str, list[str]] = {}
     for name, said in answers.items():
         if name in examples:

@@ -11,7 +11,7 @@ from vigorl_lib.report.chain_statistics import render_statistics
 from vigorl_lib.report.content import Case, Report, SearchPart
 from vigorl_lib.report.quickstart import CHAIN_FIGURES
 from vigorl_lib.report.results import charts, comparison_table, costs, results_table
-from vigorl_lib.report.trajectory import render_scene, render_trajectory
+from vigorl_lib.report.trajectory import render_others, render_scene, render_trajectory
 from vigorl_lib.report.tree import render_tree
 
 LEGEND = (
@@ -102,10 +102,11 @@ def render_case(case: Case) -> str:
     """A question with its picture, and how each policy went about it. All images must hold their bytes."""
     example, last = case.example, case.answers[-1][1]
     tags = "".join(f'<span class="chip">{escape(name)}: {escape(value)}</span>' for name, value in example.tags.items())
-    truth = f"truth: <b>{escape(example.truth.answer)}</b>"
+    truth = f"truth: <b>{escape(example.truth.answer) or 'the target'}</b>"
     strips = "".join(render_trajectory(trajectory, example.images[0], name) for name, trajectory in case.answers)
     return (
         f'<article class="case"><div class="scene">{render_scene(example, last)}'
+        f"{render_others(example)}"
         f'<p class="question">{escape(example.question)}</p><p class="seen">{truth} {tags}</p></div>'
         f'<div class="strips">{strips}</div></article>'
     )

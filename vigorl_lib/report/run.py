@@ -16,14 +16,14 @@ from typing import Any
 from vigorl_lib.data.chains import read_chains
 from vigorl_lib.data.datasets import read_dataset
 from vigorl_lib.domain.example import Example
-from vigorl_lib.domain.image import Image
-from vigorl_lib.domain.trajectory import Message, Trajectory, TurnRecord
+from vigorl_lib.domain.trajectory import Trajectory, TurnRecord
 from vigorl_lib.evaluation.metrics import SampleRecord
 from vigorl_lib.evaluation.run import read_kept_trajectories, read_records
 from vigorl_lib.evaluation.table import SPLIT_TAG, cells_to_json, comparison, comparisons_to_json, render_table
 from vigorl_lib.jobs.stages import StageRecord
 from vigorl_lib.recipes.schema import Recipe
 from vigorl_lib.report import quickstart as story
+from vigorl_lib.report.chain import with_bytes
 from vigorl_lib.report.content import Case, Greedy, Metrics, Report, SearchPart
 from vigorl_lib.report.page import render_page
 from vigorl_lib.report.results import comparison_lines
@@ -190,19 +190,8 @@ class _Gather:
         by_kind: dict[str, Trajectory] = {}
         for chain in read_chains(self.storage, key):
             by_kind.setdefault(kind_of(chain), chain)
-        return [(title, self._with_bytes(by_kind[kind])) for kind, title in story.CHAIN_KINDS if kind in by_kind]
-
-    def _with_bytes(self, chain: Trajectory) -> Trajectory:
-        """The chain with the bytes of its segments' images."""
-
-        def part(value: str | Image) -> str | Image:
-            return value if isinstance(value, str) else self.images.load(value)
-
-        def message(value: Message) -> Message:
-            return replace(value, parts=tuple(map(part, value.parts)))
-
-        segments = (replace(s, messages=tuple(map(message, s.messages))) for s in chain.segments)
-        return replace(chain, segments=tuple(segments))
+        kinds = [(title, by_kind[kind]) for kind, title in story.CHAIN_KINDS if kind in by_kind]
+        return [(title, with_bytes(chain, self.images.load)) for title, chain in kinds]
 
     def _chain_statistics(self) -> dict[str, float]:
         key = f"{self._layout().chains}/{story.CHAINS}.json"

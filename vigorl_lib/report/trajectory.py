@@ -12,7 +12,7 @@ from vigorl_lib.domain.image import Image
 from vigorl_lib.domain.trajectory import Trajectory, TurnRecord
 from vigorl_lib.report.draw import thumbnail_uri, view_uri
 from vigorl_lib.report.figure import figure
-from vigorl_lib.report.marks import number_points, on_original, on_view
+from vigorl_lib.report.marks import Marks, number_points, on_original, on_view
 
 FRAME_PX = 176
 """Width of what a turn saw, on the page."""
@@ -32,6 +32,22 @@ def render_scene(example: Example, trajectory: Trajectory) -> str:
     alt = f"The original picture. Points in the order in which they were cited: {places or 'none'}"
     uri = thumbnail_uri(image, MAX_SCENE_PX)
     return figure(uri, image.size, on_original(trajectory, image.size, example), width=SCENE_PX, alt=alt)
+
+
+def render_others(example: Example) -> str:
+    """The images after the first one, small; nothing where there is one image."""
+    pictures = (
+        figure(
+            thumbnail_uri(image, MAX_VIEW_PX),
+            image.size,
+            Marks(),
+            width=FRAME_PX,
+            alt=f"Image {number} of the question",
+        )
+        for number, image in enumerate(example.images[1:], 2)
+    )
+    shown = "".join(pictures)
+    return f'<div class="others">{shown}</div>' if shown else ""
 
 
 def render_trajectory(trajectory: Trajectory, image: Image, title: str) -> str:

@@ -2,7 +2,8 @@
 
 The judge is a policy like any other: one behind an address, or an engine of this process, such as an
 OpenAI-compatible endpoint. A reply that cannot be read as a verdict is asked for again with another seed, and
-fails in the end; it never counts as wrong. Verdicts are remembered by everything that they depend on.
+fails in the end; it never counts as wrong. Verdicts are remembered by everything that they depend on, and what is
+asked several times at once, as by the rollouts of one group, is asked once.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import asyncio
 import re
 from collections.abc import Callable
 from hashlib import sha256
+from weakref import WeakValueDictionary
 
 from vigorl_lib.domain.cache import ByteCache
 from vigorl_lib.domain.example import Example
 from vigorl_lib.domain.image import Image
 from vigorl_lib.domain.trajectory import Message, Origin, Role, Segment
+from vigorl_lib.domain.wire import ANSWER_CLOSE, ANSWER_OPEN
 from vigorl_lib.errors import RewardError
 from vigorl_lib.policy.base import Policy
 from vigorl_lib.prompts import load_prompt
@@ -26,7 +29,7 @@ from vigorl_lib.reward.config import JudgeConfig
 MAX_ANSWER_CHARACTERS = 4000
 """A longer answer is cut before it is shown; nobody can say so much and mean one thing."""
 
-_VERDICT = re.compile(r"<answer>\s*(right|wrong)\s*</answer>", re.IGNORECASE)
+_VERDICT = re.compile(rf"{ANSWER_OPEN}\s*(right|wrong)\s*{ANSWER_CLOSE}", re.IGNORECASE)
 
 
 class Judge:
@@ -39,6 +42,7 @@ class Judge:
         self._prompt = load_prompt("judge", "answer")
         self._room = asyncio.Semaphore(config.in_flight)
         self._known: ByteCache[Verdict] = ByteCache(config.cache_entries, lambda _: 1)
+        self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @classmethod
     def open(cls, config: JudgeConfig, load: Callable[[Image], Image] | None = None) -> Judge:
@@ -50,13 +54,13 @@ class Judge:
 
     async def verdict(self, example: Example, answer: str) -> Verdict:
         """Raises RewardError (JUDGE_TIMEOUT, JUDGE_UNREADABLE), and what the policy raises."""
+        asked = self._digest(example, answer)
+        turn = self._asking.setdefault(asked, asyncio.Lock())
         try:
-            async with self._room, asyncio.timeout(self._config.timeout_s):
-                info = await self._policy.info()
-                judge = judge_name(info)
-                key = self._key(example, answer, judge)
-                known = self._known.get(key)
-                return known or self._known.put(key, await self._ask(example, answer, judge))
+            async with turn, self._room, asyncio.timeout(self._config.timeout_s):
+                judge = judge_name(await self._policy.info())
+                key = f"{judge} {asked}"
+                return self._known.get(key) or self._known.put(key, await self._ask(example, answer, judge))
         except TimeoutError as error:
             raise RewardError(
                 f"{example.example_id}: the judge gave no verdict within {self._config.timeout_s:g} s",
@@ -85,9 +89,10 @@ class Judge:
         messages = (Message(Role.SYSTEM, (self._prompt.text,)), Message(Role.USER, (*images, text)))
         return [Segment(Origin.PROMPT, messages)]
 
-    def _key(self, example: Example, answer: str, judge: str) -> str:
+    def _digest(self, example: Example, answer: str) -> str:
+        """Of everything that a verdict depends on but the judge."""
         images = [image.sha256 for image in example.images] if self._config.with_image else []
-        parts = [judge, self._prompt.sha256, example.question, example.truth.answer, answer, *images]
+        parts = [self._prompt.sha256, example.question, example.truth.answer, answer, *images]
         return sha256("\x00".join(parts).encode()).hexdigest()
 
 

@@ -54,7 +54,9 @@ def match_answer(text: str, truth: GroundTruth, frames: FrameMap | None = None) 
 
 
 def _spelled(text: str, truth: GroundTruth) -> bool:
-    return normalize(text) in map(normalize, (truth.answer, *truth.accepted))
+    """The answer or an accepted spelling, also behind the letter of an option."""
+    right = {normalize(spelling) for spelling in (truth.answer, *truth.accepted)}
+    return not right.isdisjoint({normalize(text), normalize(_LETTER_PREFIX.sub("", text.strip()))})
 
 
 def _verdict(right: bool) -> Match:

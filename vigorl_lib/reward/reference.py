@@ -29,6 +29,7 @@ from vigorl_lib.domain.wire import (
     ANSWER_OPEN,
     OBSERVATION_CLOSE,
     OBSERVATION_OPEN,
+    TAGS,
     THINK_CLOSE,
     THINK_OPEN,
     TOOL_CLOSE,
@@ -61,7 +62,7 @@ _LETTER = re.compile(r"^[A-Za-z][.)]\s*")
 _LITERAL = re.compile(r"[0-9a-fA-FxXoO_+\-,() \t\r\n]{1,200}")
 _BRACKET = re.compile(r"\[(.*?)\]", re.DOTALL)
 _BRACKET_NUMBER = re.compile(r"\[(\d+)\]")
-_STRUCTURE = re.compile(r"</?(?:think|tool_call|observation|answer)>")
+_STRUCTURE = re.compile("|".join(TAGS))
 _AFTER = {
     "": (THINK_OPEN,),
     THINK_OPEN: (THINK_CLOSE,),

@@ -19,7 +19,7 @@ from types import TracebackType
 
 from vigorl_lib.domain.example import Example
 from vigorl_lib.domain.geometry import Frame, FrameMap, Point
-from vigorl_lib.domain.grammar import FORCED_ANSWER_PREFIX, MODES, ContinueStyle, map_points, numbered_thoughts
+from vigorl_lib.domain.grammar import MODES, ContinueStyle, map_points, numbered_thoughts
 from vigorl_lib.domain.image import Image
 from vigorl_lib.domain.seeds import derive_seed
 from vigorl_lib.domain.trajectory import (
@@ -31,10 +31,11 @@ from vigorl_lib.domain.trajectory import (
     StopReason,
     TurnRecord,
 )
+from vigorl_lib.domain.wire import FORCED_ANSWER_PREFIX
 from vigorl_lib.environment.base import Environment, Outcome
 from vigorl_lib.errors import ConfigError, VigorlError
 from vigorl_lib.policy.base import Completion, FinishReason, Policy, PolicyInfo
-from vigorl_lib.prompts import Prompt, load_prompt
+from vigorl_lib.prompts import NO_PROMPT, Prompt, load_prompt
 from vigorl_lib.rollout.given import play
 from vigorl_lib.rollout.task import FewShotExample, TaskConfig
 
@@ -116,8 +117,9 @@ class Stepper:
         self.task = task
         self.own = own
         self.min_policy_version = min_policy_version
-        # An unknown prompt is refused here, before a policy is asked for anything.
-        load_prompt(task.family, task.prompt_name)
+        if task.prompt_source == "file":
+            # An unknown prompt is refused here, before a policy is asked for anything.
+            load_prompt(task.family, task.prompt_name)
         self._info: PolicyInfo | None = None
 
     async def info(self) -> PolicyInfo:
@@ -135,6 +137,8 @@ class Stepper:
     @property
     def prompt(self) -> Prompt:
         """The task's prompt, asking for points in `point_frame`."""
+        if self.task.prompt_source == "checkpoint":
+            return NO_PROMPT
         return load_prompt(self.task.family, self.task.prompt_name, self.point_frame)
 
     async def start(self, example: Example, seed_path: tuple[int | str, ...]) -> Prefix:
@@ -145,8 +149,9 @@ class Stepper:
             episode = await self.environment.start(
                 example.images[0], mode=self.task.mode, config=self.task.zoom, resize=info.resize
             )
+        told = self.prompt.text + self._min_steps(seed_path)
         messages = (
-            Message(Role.SYSTEM, (self.prompt.text + self._min_steps(seed_path),)),
+            *((Message(Role.SYSTEM, (told,)),) if told else ()),
             *await self._few_shot(info),
             Message(Role.USER, (*example.images, f"\n{example.question}")),
         )
@@ -171,7 +176,7 @@ class Stepper:
             generation = await self.policy.generate(
                 prompt,
                 seeds=seeds,
-                sampling=self.task.sampling(self.task.max_tokens - used),
+                sampling=self.task.sampling(self.task.max_tokens - used, forced=bool(forced)),
                 min_policy_version=self.min_policy_version,
                 request_id="/".join(map(str, prefix.seed_path)),
             )
@@ -233,8 +238,10 @@ class Stepper:
         return _tokens_after_prompt(segments) + sum(map(self._reserve, segments))
 
     def _forced(self, prefix: Prefix, last: bool) -> tuple[Segment, ...]:
-        """The prefilled answer tag, on the last permitted turn of a task that forces it."""
-        if self.task.force_answer and (last or prefix.depth + 1 >= self.task.zoom.max_turns):
+        """The prefilled answer tag, on the last permitted turn of a task that forces it, or when no zoom is left."""
+        zoom = self.task.zoom
+        spent = zoom.max_zooms > 0 and sum(record.crop is not None for record in prefix.turns) >= zoom.max_zooms
+        if self.task.force_answer and (last or spent or prefix.depth + 1 >= zoom.max_turns):
             return (Segment(Origin.FORCED, (Message(Role.ASSISTANT, (FORCED_ANSWER_PREFIX,)),)),)
         return ()
 

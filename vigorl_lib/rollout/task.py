@@ -31,6 +31,8 @@ class TaskConfig(Section):
     """A mode of the grammar: single_turn, multi_turn, thought_steps or classic (as the reference searches)."""
     prompt: str = ""
     """Prompt file in the family's folder, without ending; empty takes the mode's name."""
+    prompt_source: Literal["file", "checkpoint"] = "file"
+    """Whose system prompt: ours, from its file, or none, so that the checkpoint's chat template brings its own."""
     point_frame: Literal["policy", "model", "normalized"] = "model"
     """Frame in which the prompt asks for points: pixels of the image shown (`model`), 0 to 1000 on both axes
     (`normalized`), or whichever the policy's family was taught (`policy`)."""
@@ -45,6 +47,8 @@ class TaskConfig(Section):
     """Reserved per observation besides its image tokens, before a zoom is granted."""
     force_answer: bool = False
     """Prefill the answer tag on the last permitted turn."""
+    force_answer_greedily: bool = False
+    """Sample that turn at temperature 0, as the reference's evaluation does."""
     min_steps_from: int = Field(default=0, ge=0)
     """The system prompt asks for at least so many steps, a number drawn per question from this one to `min_steps_to`;
     0 asks for none (reference: 3 to 7)."""
@@ -56,6 +60,8 @@ class TaskConfig(Section):
     def _check_min_steps(self) -> TaskConfig:
         if self.min_steps_from > self.min_steps_to:
             raise ValueError(f"min_steps_to: expected at least min_steps_from ({self.min_steps_from})")
+        if self.min_steps_to and self.prompt_source == "checkpoint":
+            raise ValueError("min_steps_to: its line would replace the checkpoint's prompt; take prompt_source file")
         return self
 
     @property
@@ -69,9 +75,10 @@ class TaskConfig(Section):
             return policy.point_frame
         return Frame(self.point_frame)
 
-    def sampling(self, tokens_left: int) -> Sampling:
+    def sampling(self, tokens_left: int, *, forced: bool = False) -> Sampling:
+        """How a turn is sampled with so many tokens left; `forced` says that its answer tag is prefilled."""
         return Sampling(
-            temperature=self.temperature,
+            temperature=0.0 if forced and self.force_answer_greedily else self.temperature,
             top_p=self.top_p,
             top_k=self.top_k,
             max_tokens=max(1, min(self.max_turn_tokens, tokens_left)),

@@ -34,6 +34,7 @@ from vigorl_lib.search.journal import (
     write_prefix,
     write_rollout,
 )
+from vigorl_lib.search.run_claims import journals
 from vigorl_lib.search.shards import Shard
 from vigorl_lib.search.tree import Node, Tree
 from vigorl_lib.storage.base import Storage
@@ -237,7 +238,7 @@ def _once(trees: Iterable[Tree], counts: Counts) -> Iterator[Tree]:
 def _journalled(layout: RunLayout, images: ImageStore | None) -> Iterator[Tree]:
     """Finished trees of all shards, then the unfinished ones: another shard may have finished the same example."""
     unfinished = []
-    for prefix in sorted({key.rpartition("/")[0] for key in _segments(layout)}):
+    for prefix in journals(layout):
         for tree in read_trees(layout.storage, prefix, images):
             if tree.end:
                 yield tree

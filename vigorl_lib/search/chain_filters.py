@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from vigorl_lib.domain.example import Example
 from vigorl_lib.domain.geometry import Frame, FrameMap
-from vigorl_lib.domain.grammar import Answer, Continue, Zoom
+from vigorl_lib.domain.grammar import MODES, Answer, Continue, Zoom, parse_turn
 from vigorl_lib.domain.trajectory import StopReason
 from vigorl_lib.search.config import LinearizeConfig
 from vigorl_lib.search.drafts import Draft
@@ -53,13 +53,18 @@ def fault(draft: Draft, config: LinearizeConfig, example: Example | None) -> Fau
 
 
 def well_formed(draft: Draft) -> bool:
-    """An answer at the end, before it zooms or thoughts alone, and no turn that the environment refused."""
+    """An answer at the end, before it zooms or thoughts alone, and no turn that the environment refused.
+
+    A strict parser reads every turn as it was understood: a lenient one lets tags through inside a thought.
+    """
     *before, last = draft.records
+    mode = MODES[draft.source.mode]
     return (
         draft.source.stop is StopReason.ANSWERED
         and isinstance(last.turn.action, Answer)
         and all(isinstance(record.turn.action, Zoom | Continue) for record in before)
         and not any(record.invalid for record in draft.records)
+        and all(parse_turn(record.text, mode) == record.turn for record in draft.records)
     )
 
 

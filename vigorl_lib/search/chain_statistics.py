@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
 from vigorl_lib.domain.grammar import MULTI_TURN
@@ -23,7 +24,8 @@ def search_statistics(trees: Sequence[Tree]) -> Statistics:
     """Of the trees alone; rates are shares of 1.
 
     `success_at_K_depth_D` is the chance that one of K rollouts that branched off at depth D is right, without
-    replacement, mean over the trees with at least K of them; `success_at_K` takes the rollouts of all depths.
+    replacement, mean over the trees with at least K of them; `success_at_K` takes the rollouts of all depths. Of a
+    tree that ended because it was solved, it says instead whether one of its first K was right.
     """
     rollouts = [rollout for tree in trees for rollout in tree.rollouts]
     whole = [rollout for rollout in rollouts if not rollout.failed]
@@ -78,28 +80,46 @@ def mean(values: Iterable[float]) -> float:
 
 
 def _success(trees: Sequence[Tree]) -> Statistics:
-    by_depth: dict[int, list[list[bool]]] = {}
+    by_depth: dict[int, list[_Outcomes]] = {}
     everywhere = []
     for tree in trees:
         mine: dict[int, list[bool]] = {}
         for rollout in tree.rollouts:
             if not rollout.failed:
                 mine.setdefault(_depth(tree, rollout), []).append(rollout.value >= 1.0)
-        everywhere.append([right for outcomes in mine.values() for right in outcomes])
+        stopped = tree.end == "solved"
+        everywhere.append(_Outcomes([r.value >= 1.0 for r in tree.rollouts if not r.failed], stopped))
         for depth, outcomes in mine.items():
-            by_depth.setdefault(depth, []).append(outcomes)
+            by_depth.setdefault(depth, []).append(_Outcomes(outcomes, stopped))
     found = _success_of(everywhere, "")
     for depth, groups in sorted(by_depth.items()):
         found |= _success_of(groups, f"_depth_{depth}")
     return found
 
 
-def _success_of(groups: Sequence[Sequence[bool]], suffix: str) -> Statistics:
+@dataclass(frozen=True, slots=True)
+class _Outcomes:
+    """Whether the rollouts of a tree were right, in their order."""
+
+    right: Sequence[bool]
+    stopped: bool
+    """The search ended at the first right one: how many there are follows from how they went."""
+
+    def success_at(self, k: int) -> float | None:
+        """None where there are too few of them to tell."""
+        n, right = len(self.right), sum(self.right)
+        if self.stopped and (right or n >= k):
+            return float(any(self.right[:k]))
+        return success_at(k, n, right) if n >= k else None
+
+
+def _success_of(groups: Sequence[_Outcomes], suffix: str) -> Statistics:
     found = {}
     for k in KS:
-        large = [outcomes for outcomes in groups if len(outcomes) >= k]
-        if large:
-            found[f"success_at_{k}{suffix}"] = fmean(success_at(k, len(group), sum(group)) for group in large)
+        # Without a tree that is as large as k, a mean would be over the early ends alone.
+        if any(len(group.right) >= k for group in groups):
+            chances = [chance for group in groups if (chance := group.success_at(k)) is not None]
+            found[f"success_at_{k}{suffix}"] = fmean(chances)
     return found
 
 

@@ -60,6 +60,9 @@ class LinearizeConfig(Section):
     """Per example and mode."""
     max_corrected_per_example: int = Field(default=1, ge=0)
     """Chains with a wrong branch and a way back, within the cap above."""
+    balance_branches: bool = False
+    """Fill the cap from the ways that begin differently in turn, so that the one that the search took most often
+    does not give all chains of its example."""
     max_wrong_turns: int = Field(default=1, ge=1)
     """Turns of the wrong branch that a corrected chain shows, at most."""
     train_wrong_branch: bool = False

@@ -98,16 +98,18 @@ async def search_dataset(
     storage: Storage,
     prefix: str,
     on_progress: Callable[[SearchProgress], None],
+    others: Sequence[str] = (),
 ) -> SearchProgress:
     """Search every example that the journal under `prefix` does not hold finished; progress after each tree.
 
-    Cancelling it cancels what is in flight and keeps what is journalled.
+    Nor is an example searched that a journal under one of the prefixes `others` holds finished. Cancelling it
+    cancels what is in flight and keeps what is journalled.
     """
     tally = _Tally(len(examples))
     # The writer first: it closes what a killed process left open.
     writer = await asyncio.to_thread(SegmentWriter, storage, prefix)
     try:
-        standing = await asyncio.to_thread(_standing, storage, prefix)
+        standing = await asyncio.to_thread(_standing, storage, prefix, others)
         for example in examples:
             if example.example_id in standing.ended:
                 tally.resume(standing.ended[example.example_id])
@@ -148,8 +150,10 @@ class _Standing:
     begun: dict[str, Tree]
 
 
-def _standing(storage: Storage, prefix: str) -> _Standing:
+def _standing(storage: Storage, prefix: str, others: Sequence[str]) -> _Standing:
     ended: dict[str, _Ended] = {}
+    for other in others:
+        ended |= {tree.example_id: _Ended(tree.error, tree.solved) for tree in read_trees(storage, other) if tree.end}
     begun: set[str] = set()
     for tree in read_trees(storage, prefix):
         if tree.end:

@@ -15,6 +15,7 @@ from vigorl_lib.domain.geometry import Point
 from vigorl_lib.domain.grammar import SINGLE_TURN, Answer, Continue, Zoom, render_turn
 from vigorl_lib.domain.trajectory import Origin, Segment, Trajectory, TurnRecord
 from vigorl_lib.domain.wire import BACKTRACK_PHRASE
+from vigorl_lib.environment.config import ZoomConfig
 from vigorl_lib.search.tree import Tree
 
 MAX_PAIRS = 10_000
@@ -75,9 +76,12 @@ def canonical(record: TurnRecord, observation: Segment | None) -> Exchange:
 
 
 def joined(
-    tree: Tree, right: Sequence[Draft], *, max_wrong_turns: int, min_distance_px: float, rng: random.Random
+    tree: Tree, right: Sequence[Draft], *, max_wrong_turns: int, rules: ZoomConfig, rng: random.Random
 ) -> Iterator[Draft]:
-    """Every wrong rollout of a tree joined to every right draft, in all lengths of the wrong branch."""
+    """Every wrong rollout of a tree joined to every right draft, in all lengths of the wrong branch.
+
+    As far as an environment with these rules would play it.
+    """
     wrong = [exchanges(rollout.trajectory) for rollout in tree.rollouts if rollout.value < 1.0 and not rollout.failed]
     pairs: Iterable[tuple[tuple[Exchange, ...], Draft]] = itertools.product(wrong, right)
     if len(wrong) * len(right) > MAX_PAIRS:
@@ -86,7 +90,7 @@ def joined(
     for bad, good in pairs:
         for length in range(1, max_wrong_turns + 1):
             draft = correct(bad, good, length)
-            if draft is not None and keeps_distance(draft, min_distance_px):
+            if draft is not None and playable(draft, rules):
                 yield draft
 
 
@@ -105,7 +109,7 @@ def correct(wrong: Sequence[Exchange], right: Draft, length: int = 1) -> Draft |
     if len(branch) < length or not all(_astray(bad, good[parting]) for bad in branch):
         return None
     turn = good[parting].record.turn
-    turn = replace(turn, thought=f"{BACKTRACK_PHRASE} {turn.thought}")
+    turn = replace(turn, thought=f"{BACKTRACK_PHRASE} {turn.thought}".strip())
     way_back = canonical(replace(good[parting].record, turn=turn), good[parting].observation)
     shown = (replace(bad, astray=True) for bad in branch)
     return Draft(right.source, (*good[:parting], *shown, way_back, *good[parting + 1 :]))
@@ -125,12 +129,17 @@ def _astray(bad: Exchange, good: Exchange) -> bool:
             return False
 
 
-def keeps_distance(draft: Draft, min_distance_px: float) -> bool:
-    """Whether the environment would grant every zoom of a joined draft: none nearer (model frame) to an earlier one."""
+def playable(draft: Draft, rules: ZoomConfig) -> bool:
+    """Whether the environment would grant every turn of a joined draft.
+
+    That is: there are not too many, and no zoom is too near to an earlier one.
+    """
+    if len(draft.records) > rules.max_turns:
+        return False
     seen: list[Point] = []
     for record in draft.records:
         if isinstance(record.turn.action, Zoom):
-            if any(record.turn.action.point.distance(other) < min_distance_px for other in seen):
+            if any(record.turn.action.point.distance(other) < rules.min_distance_px for other in seen):
                 return False
             seen.append(record.turn.action.point)
     return True
@@ -152,3 +161,12 @@ def unique(drafts: Iterable[Draft]) -> list[Draft]:
     for draft in drafts:
         by_text.setdefault(draft.texts, draft)
     return list(by_text.values())
+
+
+def in_turn(drafts: Iterable[Draft]) -> list[Draft]:
+    """The first of each first turn, then the second of each, and so on."""
+    by_beginning: dict[str, list[Draft]] = {}
+    for draft in drafts:
+        by_beginning.setdefault(draft.texts[0], []).append(draft)
+    rounds = itertools.zip_longest(*by_beginning.values())
+    return [draft for one_of_each in rounds for draft in one_of_each if draft is not None]

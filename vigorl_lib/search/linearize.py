@@ -24,12 +24,13 @@ from vigorl_lib.domain.example import Example
 from vigorl_lib.domain.grammar import MULTI_TURN
 from vigorl_lib.domain.seeds import derive_seed
 from vigorl_lib.domain.trajectory import Message, Origin, Role, Segment, Trajectory
+from vigorl_lib.environment.config import ZoomConfig
 from vigorl_lib.errors import DataError
 from vigorl_lib.prompts import Prompt, asking_for_pixels
 from vigorl_lib.search.chain_filters import Fault, fault
 from vigorl_lib.search.chain_statistics import Statistics, chain_statistics, search_statistics
 from vigorl_lib.search.config import LinearizeConfig
-from vigorl_lib.search.drafts import Draft, exchanges, joined, single_turn, unique
+from vigorl_lib.search.drafts import Draft, exchanges, in_turn, joined, single_turn, unique
 from vigorl_lib.search.reference_chains import reference_chains
 from vigorl_lib.search.tree import Tree
 
@@ -49,14 +50,14 @@ class Chains:
 class ChainTask:
     """What the student is asked with, and by which rules its chains must play.
 
-    Without `multi_turn`, multi-turn chains keep the prompt of the search. `min_distance_px` is the environment's
-    (model frame): a joined chain that zooms nearer to where it was is left out. `examples` tell the truth for
-    the filter `evidence_hit`, which wants all of them.
+    Without `multi_turn`, multi-turn chains keep the prompt of the search. `rules` are those of the environment that
+    was searched in: a joined chain that it would not play to the end is not made. `examples` tell the truth
+    for the filter `evidence_hit`, which wants all of them.
     """
 
     single_turn: Prompt
     multi_turn: Prompt | None = None
-    min_distance_px: float = 0.0
+    rules: ZoomConfig = field(default_factory=ZoomConfig)
     examples: Mapping[str, Example] = field(default_factory=dict)
 
 
@@ -104,6 +105,8 @@ def chains_of(
     example = _example(tree, config, task)
     drafts = _good(drafts_of(tree, config, task, seed, faults), config, example, faults)
     random.Random(derive_seed(seed, "linearize", tree.example_id)).shuffle(drafts)
+    if config.balance_branches:
+        drafts = in_turn(drafts)
     played = [draft for draft in drafts if draft.source.mode == MULTI_TURN.name]
     multi = [draft for draft in played if len(draft.exchanges) <= config.max_turns]
     faults[Fault.TURNS] += len(played) - len(multi)
@@ -129,7 +132,7 @@ def drafts_of(tree: Tree, config: LinearizeConfig, task: ChainTask, seed: int, f
         tree,
         right,
         max_wrong_turns=config.max_wrong_turns,
-        min_distance_px=task.min_distance_px,
+        rules=task.rules,
         rng=random.Random(derive_seed(seed, "join", tree.example_id)),
     )
     return unique([*right, *wrong_ways])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -104,6 +104,7 @@ class _Growth:
         self._tree = tree
         self._journal = journal
         self._running: set[asyncio.Task[None]] = set()
+        self._reserved: dict[asyncio.Task[None], tuple[Node, int]] = {}
         self._walking: set[int] = set()
         self._commits = asyncio.Lock()
 
@@ -116,6 +117,7 @@ class _Growth:
                 if not self._running:
                     return self._spent() or "exhausted"
                 done, self._running = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+                self._release(done)
                 for task in done:
                     task.result()
             return reason
@@ -148,23 +150,25 @@ class _Growth:
         leaf = select(self._tree.root, self._config.selection, self._config.exploration)
         if leaf is None:
             return False
-        self._running.add(self._reserved(leaf))
-        return True
-
-    def _reserved(self, leaf: Node) -> asyncio.Task[None]:
-        """A simulation at `leaf` whose virtual visits go when it ends, in whichever way."""
         visits = 1 if leaf.terminal else self._config.children * self._config.rollouts_per_child
         leaf.reserve(visits)
         leaf.expanding = not leaf.terminal
-
-        def release(_: asyncio.Task[None]) -> None:
-            leaf.reserve(-visits)
-            leaf.expanding = False
-
         task = asyncio.create_task(self._simulate(leaf))
-        # A callback: a task that is cancelled before it began runs no `finally`.
-        task.add_done_callback(release)
-        return task
+        self._reserved[task] = (leaf, visits)
+        self._running.add(task)
+        return True
+
+    def _release(self, ended: Iterable[asyncio.Task[None]]) -> None:
+        """Take back the virtual visits of simulations that ended, in whichever way.
+
+        Not in the task (one that is cancelled before it began runs no `finally`) and not in a callback of it (which
+        may come after whoever waits for the task has gone on).
+        """
+        for task in ended:
+            if reserved := self._reserved.pop(task, None):
+                leaf, visits = reserved
+                leaf.reserve(-visits)
+                leaf.expanding = False
 
     async def _simulate(self, leaf: Node) -> None:
         found = Found() if leaf.terminal else await self._simulator.expand(self._example, leaf)
@@ -186,7 +190,9 @@ class _Growth:
     async def _cancel(self) -> None:
         for task in self._running:
             task.cancel()
-        for result in await asyncio.gather(*self._running, return_exceptions=True):
+        results = await asyncio.gather(*self._running, return_exceptions=True)
+        self._release(self._running)
+        for result in results:
             # What a cancelled simulation still says is of no interest; that it could not be journalled is.
             if isinstance(result, StorageError):
                 raise result

@@ -17,12 +17,18 @@ from dataclasses import dataclass, replace
 from vigorl_lib.domain.grammar import SINGLE_TURN, Answer, parse_turn
 from vigorl_lib.domain.seeds import derive_seed
 from vigorl_lib.domain.trajectory import Message, Origin, Role, Segment, Trajectory, TurnRecord
-from vigorl_lib.domain.wire import ANSWER_CLOSE, ANSWER_OPEN, BACKTRACK_PHRASE, THINK_CLOSE, THINK_OPEN
+from vigorl_lib.domain.wire import (
+    ANSWER_CLOSE,
+    ANSWER_OPEN,
+    BACKTRACK_PHRASE,
+    IMAGE_PLACEHOLDER,
+    THINK_CLOSE,
+    THINK_OPEN,
+)
 from vigorl_lib.prompts import Prompt
 from vigorl_lib.search.tree import Node, Rollout, Tree
 
 MAX_CHAINS_PER_TREE = 10_000
-IMAGE_PLACEHOLDER = "<image>"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,14 +19,13 @@ from vigorl_lib.domain.example import Example
 from vigorl_lib.domain.geometry import ResizeRule
 from vigorl_lib.domain.grammar import CLASSIC, Answer, Continue, Turn, parse_turn
 from vigorl_lib.domain.trajectory import Message, Origin, Prefix, Role, Segment, StopReason, Trajectory, TurnRecord
-from vigorl_lib.domain.wire import ANSWER_CLOSE, ANSWER_OPEN
+from vigorl_lib.domain.wire import ANSWER_CLOSE, ANSWER_OPEN, IMAGE_PLACEHOLDER, THINK_CLOSE, THINK_OPEN
 from vigorl_lib.search.tree import Node, Rollout, Tree
 
 IMPORTED = "imported"
 """Why an imported tree ended: its own search did not say."""
-IMAGE = "<image>"
 
-_TAG = re.compile(r"</?(?:think|answer)>")
+_TAG = re.compile("|".join((THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)))
 _POINT = re.compile(r"\(\s*-?\d+\s*,\s*-?\d+\s*\)")
 """Its search knows whole numbers only, and compares points by their text."""
 
@@ -65,7 +64,7 @@ def export_tree(tree: Tree, example: Example, *, image: str) -> tuple[Line, Coun
         if message.role is Role.SYSTEM:
             system = message.text
         elif message.role is Role.USER:
-            question = f"{IMAGE}\n{message.text.strip()}"
+            question = f"{IMAGE_PLACEHOLDER}\n{message.text.strip()}"
     written: list[Line] = []
     for node in tree.nodes:
         written.append(_write_node(tree, node, question, lost))
@@ -84,7 +83,7 @@ def export_tree(tree: Tree, example: Example, *, image: str) -> tuple[Line, Coun
 
 
 def _question(fields: Fields) -> str:
-    return fields.text("question").strip().removeprefix(IMAGE).removesuffix(IMAGE).strip()
+    return fields.text("question").strip().removeprefix(IMAGE_PLACEHOLDER).removesuffix(IMAGE_PLACEHOLDER).strip()
 
 
 def _statistics(node: Node, fields: Fields) -> None:
@@ -113,7 +112,7 @@ def _read_rollout(tree: Tree, node: Node, fields: Fields, number: int, example: 
     texts = fields.items("ephemeral_texts")
     if not all(isinstance(text, str) for text in texts):
         raise fields.error("ephemeral_texts: expected a list of texts")
-    if texts and IMAGE in (texts[0][: len(IMAGE)], texts[0][-len(IMAGE) :]):
+    if texts and (texts[0].startswith(IMAGE_PLACEHOLDER) or texts[0].endswith(IMAGE_PLACEHOLDER)):
         texts = texts[1:]
     last = texts[-1] if texts else ""
     given = fields.values.get("final_answer")

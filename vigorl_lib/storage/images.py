@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import warnings
+import zlib
 from dataclasses import replace
 
 from PIL import Image as PILImage
@@ -24,6 +26,12 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 DEFAULT_MAX_PIXELS = 100_000_000
 
+UNREADABLE = (
+    *(OSError, EOFError, SyntaxError, ValueError, TypeError, AttributeError, LookupError),
+    *(ArithmeticError, RuntimeError, struct.error, zlib.error),
+)
+"""What Pillow raises about bytes that are no whole image: each of these was met, or is raised by one of its readers."""
+
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
 
@@ -34,17 +42,16 @@ def probe(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
     Raises DataError (IMAGE_UNREADABLE, IMAGE_TOO_LARGE).
     """
     try:
-        with warnings.catch_warnings():
-            # Pillow only warns of a large picture; the limit below is ours.
-            warnings.simplefilter("ignore", PILImage.DecompressionBombWarning)
-            picture = PILImage.open(io.BytesIO(data), formats=FORMATS)
+        picture = open_picture(data)
         width, height = picture.size
         if width * height > max_pixels:
             raise _too_large(max_pixels, f"{width}x{height}")
         sideways = _may_be_turned(picture, data) and picture.getexif().get(_ORIENTATION) in _SIDEWAYS
+        # Of a TIFF, Pillow says the size as its own tag turns it.
+        sideways = sideways and getattr(picture, "tag_v2", {}).get(_ORIENTATION) not in _SIDEWAYS
     except PILImage.DecompressionBombError:
         raise _too_large(max_pixels, "far more") from None
-    except (OSError, SyntaxError, ValueError, KeyError) as error:
+    except UNREADABLE as error:
         if isinstance(error, DataError):
             raise
         raise DataError(
@@ -53,6 +60,14 @@ def probe(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image:
         ) from error
     media_type = PILImage.MIME[str(picture.format)]
     return Image(digest(data), media_type, Size(height, width) if sideways else Size(width, height), data)
+
+
+def open_picture(data: bytes) -> PILImage.Image:
+    """The picture as Pillow opens it, by its header. Raises one of UNREADABLE, or Pillow's DecompressionBombError."""
+    with warnings.catch_warnings():
+        # Pillow only warns of a large picture; the limit is ours.
+        warnings.simplefilter("ignore", PILImage.DecompressionBombWarning)
+        return PILImage.open(io.BytesIO(data), formats=FORMATS)
 
 
 def _may_be_turned(picture: PILImage.Image, data: bytes) -> bool:

@@ -10,12 +10,20 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vigorl_lib.errors import ConfigError, CorruptObject, ObjectNotFound
+from vigorl_lib.errors import ConfigError, ObjectNotFound
+from vigorl_lib.models.export import export_model
+from vigorl_lib.models.loading import DType
 from vigorl_lib.storage import commit
 from vigorl_lib.storage.layout import RunLayout
+from vigorl_lib.training.config import CheckpointConfig
+from vigorl_lib.training.lora import merged
+from vigorl_lib.training.metrics import read_metrics, values_of
+from vigorl_lib.training.reshard import UNIVERSAL, once_per_machine, to_universal
+from vigorl_lib.training.zero_weights import ZeroWeights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,12 +36,19 @@ _TAG = "state"
 class Checkpoints:
     """Checkpoints of one run. Every rank makes every call."""
 
-    def __init__(self, layout: RunLayout, engine: Engine, *, init: str, keep: int) -> None:
-        self._layout, self._engine, self._keep = layout, engine, keep
-        self._facts = {"init": init, "world": engine.world, "zero_stage": engine.config.zero_stage}
+    def __init__(self, layout: RunLayout, engine: Engine, config: CheckpointConfig, *, init: str) -> None:
+        self._layout, self._engine, self._config = layout, engine, config
+        self._facts = {
+            "init": init,
+            "world": engine.world,
+            "zero_stage": engine.config.zero_stage,
+            "lora_alpha": engine.config.lora.alpha,
+            "best_metric": config.best_metric,
+            "best_mode": config.best_mode,
+        }
 
     def save(self, step: int) -> None:
-        """Save the state after `step` steps, then delete all but the newest ones."""
+        """Save the state after `step` steps, whose metrics are on record, then delete what the rule no longer keeps."""
         storage, prefix = self._layout.storage, self._layout.checkpoint(step)
         if self._engine.rank == 0:
             commit.discard(storage, prefix)
@@ -48,37 +63,100 @@ class Checkpoints:
         self._engine.barrier()
         if self._engine.rank == 0:
             commit.commit(storage, prefix, {"step": step, **self._facts})
-            for old in checkpoint_steps(self._layout)[: -self._keep]:
-                commit.discard(storage, self._layout.checkpoint(old))
+            self._prune()
 
     def resume(self) -> int:
         """Load the newest checkpoint; returns the steps that it has done, 0 where there is none.
 
-        Raises ConfigError (RESUME_MISMATCH) for one of another world size or ZeRO stage.
+        One of another world size is converted first. Raises ConfigError (RESUME_MISMATCH) for another ZeRO stage.
         """
         steps = checkpoint_steps(self._layout)
         if not steps:
             return 0
         prefix = self._layout.checkpoint(steps[-1])
         meta = commit.committed(self._layout.storage, prefix) or {}
-        for name in ("world", "zero_stage"):
-            if meta.get(name) != self._facts[name]:
-                raise ConfigError(
-                    f"{prefix} was saved with {name} {meta.get(name)}, this run has {self._facts[name]}; "
-                    "run it again as it was, or export the checkpoint and start from the model",
-                    reason="RESUME_MISMATCH",
-                )
-        with local_checkpoint(self._layout, steps[-1]) as (folder, _):
-            self._engine.load(folder, _TAG)
-        self._engine.barrier()
+        if meta["zero_stage"] != self._facts["zero_stage"]:
+            raise ConfigError(
+                f"{prefix} was saved with zero_stage {meta['zero_stage']}, this run has {self._facts['zero_stage']}; "
+                "set it back, or export the checkpoint and start from the model",
+                reason="RESUME_MISMATCH",
+            )
+        with self._fetched(prefix) as folder:
+            if meta["world"] == self._engine.world or not meta["zero_stage"]:
+                self._engine.load(folder, _TAG)
+            else:
+                with once_per_machine(partial(to_universal, folder / _TAG)) as converted:
+                    self._engine.load(converted, UNIVERSAL, universal=True)
         return steps[-1]
+
+    @contextmanager
+    def _fetched(self, prefix: str) -> Iterator[Path]:
+        """A checkpoint as a folder that every rank of a machine reads; digests are checked once there."""
+        storage = self._layout.storage
+        local = storage.local_path(prefix)
+
+        def fill(folder: Path) -> None:
+            if local is None:
+                commit.fetch(storage, prefix, folder)
+            else:
+                commit.verify(storage, prefix)
+
+        with once_per_machine(fill) as folder:
+            yield local or folder
+
+    def _prune(self) -> None:
+        """Keep the newest, and the best one that was measured; what has no marker is left of a kill and goes, too."""
+        layout = self._layout
+        kept = {layout.checkpoint(step) for step in checkpoint_steps(layout)[-self._config.keep :]}
+        if (best := best_step(layout)) is not None:
+            kept.add(layout.checkpoint(best))
+        found = {key.removeprefix(f"{layout.checkpoints}/").partition("/")[0] for key in _keys(layout)}
+        for prefix in {f"{layout.checkpoints}/{name}" for name in found} - kept:
+            commit.discard(layout.storage, prefix)
 
 
 def checkpoint_steps(layout: RunLayout) -> list[int]:
     """Steps of the committed checkpoints, rising."""
     ending = f"/{commit.MARKER}"
-    keys = [key for key in layout.storage.list(f"{layout.checkpoints}/step-") if key.endswith(ending)]
+    keys = [key for key in _keys(layout) if key.endswith(ending)]
     return sorted(int(key.removesuffix(ending).rpartition("step-")[2]) for key in keys)
+
+
+def newest_step(layout: RunLayout) -> int:
+    """Step of the newest checkpoint. Raises ObjectNotFound (NO_CHECKPOINT)."""
+    if steps := checkpoint_steps(layout):
+        return steps[-1]
+    raise ObjectNotFound(f"{layout.storage.uri}: {layout.checkpoints} has no checkpoint", reason="NO_CHECKPOINT")
+
+
+def best_step(layout: RunLayout) -> int | None:
+    """Step of the best checkpoint by the run's `best_metric`, the earlier of two equal; None where none was measured.
+
+    What was measured is read from the run's metrics: a validation of GRPO comes with the step after the checkpoint.
+    """
+    steps = checkpoint_steps(layout)
+    if not steps:
+        return None
+    rule = commit.committed(layout.storage, layout.checkpoint(steps[-1])) or {}
+    measured = values_of(read_metrics(layout), rule["best_metric"])
+    best = min if rule["best_mode"] == "min" else max
+    return best((step for step in steps if step in measured), key=lambda step: measured[step], default=None)
+
+
+def find_step(layout: RunLayout, wanted: str | None) -> int:
+    """A step's number, `best`, or the newest for None. Raises ConfigError (STEP_INVALID), ObjectNotFound."""
+    if wanted is None:
+        return newest_step(layout)
+    if wanted == "best":
+        if (best := best_step(layout)) is not None:
+            return best
+        raise ObjectNotFound(
+            f"{layout.storage.uri}: no checkpoint under {layout.checkpoints} measured a `checkpoint.best_metric`",
+            reason="NO_CHECKPOINT",
+        )
+    if not wanted.isdecimal():
+        raise ConfigError(f"--step: expected a number or `best`, found {wanted!r}", reason="STEP_INVALID")
+    return int(wanted)
 
 
 @contextmanager
@@ -93,31 +171,21 @@ def local_checkpoint(layout: RunLayout, step: int) -> Iterator[tuple[Path, dict[
         yield Path(temporary), commit.fetch(storage, prefix, Path(temporary))
 
 
-def export_hf(layout: RunLayout, folder: Path, *, step: int | None = None) -> int:
+def trained_weights(folder: Path, meta: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """Weights of a local checkpoint by the model's own names. Raises CorruptObject (CHECKPOINT_UNREADABLE)."""
+    return merged(ZeroWeights(folder / _TAG, int(meta["zero_stage"])), float(meta["lora_alpha"]))
+
+
+def export_hf(layout: RunLayout, folder: Path, *, step: int | None = None, dtype: DType = "auto") -> int:
     """Write the model of a checkpoint, the newest by default, into `folder`; returns its step.
 
     What was not trained comes from the model that the run started from, which must still be there.
-    Raises ObjectNotFound (NO_CHECKPOINT, NOT_COMMITTED), CorruptObject, PolicyError.
+    Raises ObjectNotFound (NO_CHECKPOINT, NOT_COMMITTED), CorruptObject, and as `export_model`.
     """
-    steps = checkpoint_steps(layout)
-    if step is None and not steps:
-        raise ObjectNotFound(f"{layout.storage.uri}: {layout.checkpoints} has no checkpoint", reason="NO_CHECKPOINT")
-    step = steps[-1] if step is None else step
+    step = newest_step(layout) if step is None else step
     with local_checkpoint(layout, step) as (saved, meta):
-        weights = _trained_weights(saved, int(meta["zero_stage"]))
-    write_model(str(meta["init"]), weights, folder)
+        export_model(trained_weights(saved, meta), str(meta["init"]), folder, dtype=dtype)
     return step
-
-
-def write_model(init: str, weights: Mapping[str, Tensor], folder: Path) -> None:
-    """Write the model at `init` with some of its weights replaced, complete, in Hugging Face format."""
-    from vigorl_lib.models.loading import load_model, save_model
-    from vigorl_lib.models.weights import assign_weights
-
-    loaded = load_model(init, device="cpu")
-    assign_weights(loaded.model, {**loaded.model.state_dict(), **weights})
-    folder.mkdir(parents=True, exist_ok=True)
-    save_model(loaded.model, loaded.tokenizer, loaded.image_processor, folder)
 
 
 def commit_model(layout: RunLayout, init: str, weights: Mapping[str, Tensor], *, step: int) -> None:
@@ -126,8 +194,9 @@ def commit_model(layout: RunLayout, init: str, weights: Mapping[str, Tensor], *,
     if commit.committed(storage, prefix) is None:
         commit.discard(storage, prefix)
         with tempfile.TemporaryDirectory() as temporary:
-            write_model(init, weights, Path(temporary))
-            storage.upload_folder(Path(temporary), prefix)
+            model = Path(temporary) / "model"
+            export_model(weights, init, model)
+            storage.upload_folder(model, prefix)
         commit.commit(storage, prefix, {"step": step, "init": init})
 
 
@@ -146,17 +215,6 @@ def model_key(layout: RunLayout) -> str:
     return f"{layout.root}/model"
 
 
-def _trained_weights(folder: Path, zero_stage: int) -> dict[str, Tensor]:
-    """Parameters of a DeepSpeed checkpoint by the model's own names."""
-    if zero_stage:
-        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-
-        state = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=_TAG)
-        return {name.removeprefix("model."): tensor for name, tensor in state.items()}
-    import torch
-
-    path = folder / _TAG / "mp_rank_00_model_states.pt"
-    if not path.is_file():
-        raise CorruptObject(f"{folder}: expected {_TAG}/{path.name}, found none", reason="CHECKPOINT_UNREADABLE")
-    state = torch.load(path, map_location="cpu", weights_only=False)["module"]
-    return {name.removeprefix("model."): tensor for name, tensor in state.items()}
+def _keys(layout: RunLayout) -> list[str]:
+    """Every object of every checkpoint, committed or not."""
+    return layout.storage.list(f"{layout.checkpoints}/step-")

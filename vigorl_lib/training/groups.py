@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import pstdev
 from typing import Any
 
 from vigorl_lib.data.trajectory_records import record_to_trajectory, stored_trajectory
 from vigorl_lib.domain.trajectory import Origin, Trajectory
 from vigorl_lib.errors import CorruptObject
+from vigorl_lib.reward.rules import distinct_points
 from vigorl_lib.storage import commit
 from vigorl_lib.storage.images import ImageStore
 from vigorl_lib.storage.layout import RunLayout
@@ -22,6 +24,8 @@ from vigorl_lib.storage.segments import read_segments
 
 MIN_GROUP = 2
 """Rollouts with a reward that a group needs to compare them."""
+DISTINCT_RADIUS_PX = 10.0
+"""Points nearer to each other than this (model frame) count as one in the metrics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,8 @@ class StepPlan:
     """Version that the sampler was at or above."""
     seconds: float = 0.0
     """Wall time of the rollouts."""
+    validation: dict[str, float] = field(default_factory=dict)
+    """Results of the validation before this step, where one was due."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +135,11 @@ def rollout_metrics(step: StepGroups) -> dict[str, float]:
         "zero_variance_share": _mean(group.zero_variance for group in groups),
         "failed_share": _mean(group.failed for group in groups),
         "reward": _mean(trajectory.reward or 0.0 for trajectory in scored),
+        "reward_std_in_group": _mean(_reward_std(group) for group in groups if not group.failed),
         "zoom_rate": _mean(trajectory.zooms > 0 for trajectory in scored),
         "turns": _mean(len(trajectory.turns) for trajectory in scored),
+        "distinct_points": _mean(map(_distinct_points, scored)),
+        "invalid_turns": _mean(sum(turn.invalid is not None for turn in t.turns) for t in scored),
         "sampled_tokens": _mean(lengths),
         "sampled_tokens_max": max(lengths, default=0),
         "rollout_s": step.plan.seconds,
@@ -138,8 +147,50 @@ def rollout_metrics(step: StepGroups) -> dict[str, float]:
     metrics |= _shares("outcome", [trajectory.outcome for trajectory in scored])
     metrics |= _shares("stop", [trajectory.stop.value for trajectory in every])
     for part in sorted({name for trajectory in scored for name in trajectory.reward_parts}):
-        metrics[f"reward_{part}"] = _mean(trajectory.reward_parts.get(part, 0.0) for trajectory in scored)
+        # A part that some examples cannot have (evidence needs a known region) is a mean over those that have it.
+        metrics[f"reward_{part}"] = _mean(t.reward_parts[part] for t in scored if part in t.reward_parts)
+    # The weights that a validation asked are those before the step, by their version.
+    validated = {"validation_version": step.plan.policy_version, **step.plan.validation} if step.plan.validation else {}
+    return metrics | _by_mode(scored) | _lag(step, scored) | validated
+
+
+def _by_mode(scored: Sequence[Trajectory]) -> dict[str, float]:
+    """Share, reward and right answers of each mode, where there are several."""
+    modes = Counter(trajectory.mode for trajectory in scored)
+    if len(modes) < 2:
+        return {}
+    metrics = _shares("mode", [trajectory.mode for trajectory in scored])
+    for mode in sorted(modes):
+        those = [trajectory for trajectory in scored if trajectory.mode == mode]
+        metrics[f"reward_in_{mode}"] = _mean(trajectory.reward or 0.0 for trajectory in those)
+        metrics[f"correct_in_{mode}"] = _mean(trajectory.outcome == "correct" for trajectory in those)
     return metrics
+
+
+def _lag(step: StepGroups, scored: Sequence[Trajectory]) -> dict[str, float]:
+    """How many versions the sampler was behind the weights that this step starts from, by sampled token."""
+    lags: Counter[int] = Counter()
+    mixed = 0
+    for trajectory in scored:
+        sampled = [segment for segment in trajectory.segments if segment.origin is Origin.POLICY]
+        for segment in sampled:
+            lags[step.plan.step - segment.policy_version] += len(segment.token_ids or ())
+        mixed += len({segment.policy_version for segment in sampled}) > 1
+    tokens = sum(lags.values())
+    return {
+        "policy_lag": sum(lag * count for lag, count in lags.items()) / tokens if tokens else 0.0,
+        "policy_lag_max": max(lags, default=0),
+        "mixed_version_share": mixed / len(scored) if scored else 0.0,
+    }
+
+
+def _reward_std(group: Group) -> float:
+    return pstdev(trajectory.reward or 0.0 for trajectory in group.scored)
+
+
+def _distinct_points(trajectory: Trajectory) -> int:
+    cited = [point for record in trajectory.turns for point in record.turn.cited]
+    return distinct_points(cited, DISTINCT_RADIUS_PX, None)
 
 
 def _sampled_tokens(trajectory: Trajectory) -> int:

@@ -1,21 +1,17 @@
-"""Losses and advantages as pure functions of tensors: what is optimised, and nothing of how.
+"""Losses as pure functions of tensors: what is optimised, and nothing of how.
 
 All per-token tensors are flat, `[tokens]`, and hold trained tokens only, so there is no mask to forget.
-Every loss is a sum over tokens divided by `normaliser`, the number of trained tokens of the whole batch
-over all micro-batches and ranks: a token weighs the same wherever it falls.
+Every loss is a weighted sum over tokens whose weights refer to the whole batch over all micro-batches and ranks:
+a token weighs the same wherever it falls. For demonstrations the weight is one over the number of trained tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-STD_EPS = 1e-6
-"""Added to a group's standard deviation."""
 MAX_LOG_RATIO = 20.0
 """Log-ratios are held within this, so that no exponential overflows."""
 MAX_KL = 10.0
@@ -25,21 +21,6 @@ MAX_KL = 10.0
 def cross_entropy(logprobs: Tensor, normaliser: float) -> Tensor:
     """Negative log-likelihood of the trained tokens, nats per token."""
     return -logprobs.sum() / normaliser
-
-
-def group_advantages(rewards_G: Sequence[float], kind: Literal["std", "none"]) -> list[float]:
-    """Reward minus the group's mean, divided by its unbiased standard deviation for `std`.
-
-    >>> group_advantages([1.0, 0.0], "none")
-    [0.5, -0.5]
-    """
-    rewards = torch.tensor(rewards_G, dtype=torch.float64)
-    centred = rewards - rewards.mean()
-    if kind == "std":
-        if len(rewards_G) < 2:
-            raise ValueError("a group needs two rewards for a standard deviation")
-        centred = centred / (rewards.std() + STD_EPS)
-    return [float(value) for value in centred]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,31 +49,44 @@ def policy_loss(
     advantages: Tensor,
     *,
     clip: ClipRange,
-    normaliser: float,
-    weights: Tensor | None = None,
+    weights: Tensor,
+    sequences: Tensor | None = None,
+    importance: Tensor | None = None,
     reference: Tensor | None = None,
     kl_coef: float = 0.0,
 ) -> PolicyLoss:
     """The clipped policy gradient with an optional importance weight and KL term.
 
-    `old_logprobs` are those of the weights that this batch started from; `weights` correct for the sampler
-    (`importance_weights`) and carry no gradient.
+    `old_logprobs` are those of the weights that this batch started from; `weights` say what each token counts
+    (`vigorl_lib.training.advantages.token_weights`). With `sequences`, the sample of each token, the ratio is one
+    per sample: the geometric mean over its tokens (GSPO). `importance` corrects for the sampler
+    (`importance_weights`); it and `weights` carry no gradient.
     """
-    ratio = (logprobs - old_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    log_ratio = logprobs - old_logprobs
+    if sequences is not None:
+        log_ratio = _mean_by_sequence(log_ratio, sequences)
+    ratio = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     plain = -advantages * ratio
     bounded = -advantages * ratio.clamp(1.0 - clip.low, 1.0 + clip.high)
     pessimistic = torch.maximum(plain, bounded)
     cap = -advantages * clip.dual
     per_token = torch.where(advantages < 0, torch.minimum(pessimistic, cap), pessimistic)
     clipped = (bounded > plain) | ((advantages < 0) & (pessimistic > cap))
-    if weights is not None:
-        per_token = per_token * weights
-    loss = per_token.sum()
+    if importance is not None:
+        per_token = per_token * importance
     kl = torch.zeros((), device=logprobs.device)
     if reference is not None:
-        kl = kl_k3(logprobs, reference).sum()
-        loss = loss + kl_coef * kl
-    return PolicyLoss(loss / normaliser, clipped.sum().detach(), kl.detach())
+        divergence = kl_k3(logprobs, reference)
+        per_token = per_token + kl_coef * divergence
+        kl = divergence.sum()
+    return PolicyLoss((per_token * weights).sum(), clipped.sum().detach(), kl.detach())
+
+
+def _mean_by_sequence(values: Tensor, sequences: Tensor) -> Tensor:
+    """For each token the mean over the tokens of its sequence."""
+    sums = values.new_zeros(int(sequences.max()) + 1 if len(sequences) else 0).index_add(0, sequences, values)
+    counts = torch.bincount(sequences, minlength=len(sums)).clamp(min=1)
+    return (sums / counts)[sequences]
 
 
 def kl_k3(logprobs: Tensor, reference: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -18,6 +20,7 @@ from vigorl_lib.domain.image import Image
 from vigorl_lib.errors import PolicyError
 from vigorl_lib.models.features import FeatureCache, ImageFeatures, encode, encoder_outputs
 from vigorl_lib.models.loading import LoadedModel
+from vigorl_lib.models.packing import use_packed_attention
 from vigorl_lib.models.pixels import View, ViewCache
 from vigorl_lib.storage.images import ImageStore
 from vigorl_lib.training.batches import MicroBatch
@@ -34,28 +37,41 @@ class LogProbModule(nn.Module):
 
     def __init__(self, model: PreTrainedModel, processor: Qwen2VLImageProcessorPil) -> None:
         super().__init__()
+        use_packed_attention(model)
         self.model = model
         self._processor = processor
 
     def forward(
         self, batch: MicroBatch, images: Sequence[ImageFeatures] | dict[str, View], temperature: float = 1.0
     ) -> Tensor:
-        """`images` are the features of `batch.inputs.images` in order, or views by digest to encode with gradients."""
-        features = self._encode(batch.inputs.images, images) if isinstance(images, dict) else images
+        """`images` are the features of `batch.inputs.images` in order, or views by digest to encode with gradients.
+
+        Ranks whose parameters are partitioned must run the same modules equally often. So a trained tower runs
+        exactly once, each distinct image through it once; without images it sees a blank one, with weight 0.
+        """
+        if not isinstance(images, dict):
+            return self._logprobs(batch, images, temperature)
+        encoded = encode(self.model, list(images.values()) or [self._blank()], self._processor, max_patches=None)
+        if not images:
+            return self._logprobs(batch, [], temperature) + 0.0 * _total(encoded[0])
+        features = dict(zip(images, encoded, strict=True))
+        return self._logprobs(batch, [features[image.sha256] for image in batch.inputs.images], temperature)
+
+    def _logprobs(self, batch: MicroBatch, features: Sequence[ImageFeatures], temperature: float) -> Tensor:
         hidden: Tensor = self.model.model(
             input_ids=batch.inputs.input_ids,
-            attention_mask=batch.inputs.attention_mask,
             position_ids=batch.inputs.position_ids,
+            packing=batch.inputs.packing,
             mm_encoder_outputs=encoder_outputs(features),
             use_cache=False,
         ).last_hidden_state
-        logits = self.model.lm_head(hidden[batch.rows, batch.columns]).float()
+        logits = self.model.lm_head(hidden[0, batch.places]).float()
         return -cross_entropy(logits / temperature, batch.labels, reduction="none")
 
-    def _encode(self, images: Sequence[Image], views: dict[str, View]) -> list[ImageFeatures]:
-        """Each distinct image goes through the tower once, however often the micro-batch shows it."""
-        features = dict(zip(views, encode(self.model, list(views.values()), self._processor), strict=True))
-        return [features[image.sha256] for image in images]
+    def _blank(self) -> View:
+        """The smallest view, one visual token."""
+        side = self._processor.patch_size * self._processor.merge_size
+        return np.zeros((side, side, 3), dtype=np.uint8)
 
 
 class ImageInputs:
@@ -83,6 +99,12 @@ class ImageInputs:
         missing = {image.sha256: self._view(image) for image in images if image not in self._features}
         return self._features.get(self._tower, images, missing, self._processor)
 
+    def load(self, images: Sequence[Image]) -> None:
+        """Decode the views that `of` will want, ahead of time and on any thread. Raises as `of`."""
+        for image in images:
+            if image not in self._features:
+                self._view(image)
+
     def _view(self, image: Image) -> View:
         try:
             return self._views.get(image)
@@ -101,6 +123,11 @@ def detach_vision(model: PreTrainedModel) -> PreTrainedModel:
     tower._modules = {"model": inner}
     tower.requires_grad_(False)
     return tower
+
+
+def _total(features: ImageFeatures) -> Tensor:
+    """Sum of all that the tower gave, so that each of its parameters gets a gradient."""
+    return torch.stack([tensor.sum() for tensor in (features.pooled, *features.deepstack)]).sum()
 
 
 def is_named(parameter: str, module: str) -> bool:

@@ -6,11 +6,13 @@ the step and nothing else. Only indexes and lengths are known here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import count, islice, pairwise
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
 
 import numpy as np
-from numpy.typing import NDArray
+
+from vigorl_lib.models.inputs import like_lengths
 
 
 def draws(sizes: Sequence[int], weights: Sequence[float], seed: int) -> Iterator[int]:
@@ -32,52 +34,133 @@ def draws(sizes: Sequence[int], weights: Sequence[float], seed: int) -> Iterator
         yield int(offsets[source]) + next(streams[source])
 
 
-def batches(
-    indexes: Iterator[int], lengths: NDArray[np.int64], batch: int, window: int, seed: int
-) -> Iterator[list[int]]:
-    """Batches of indexes; with a `window` above 1, sequences of that many batches are grouped by length first.
-
-    The batches of one window then come in random order, so that lengths do not rise and fall.
-    """
-    for number in count():
-        drawn = list(islice(indexes, batch * window))
-        if window > 1:
-            drawn.sort(key=lambda index: int(lengths[index]))
-        groups = [drawn[start : start + batch] for start in range(0, len(drawn), batch)]
-        for group in np.random.default_rng((seed, number)).permutation(window) if window > 1 else range(window):
-            yield groups[group]
+def batches(indexes: Iterator[int], batch: int) -> Iterator[list[int]]:
+    """The same indexes, so many at a time."""
+    while True:
+        yield list(islice(indexes, batch))
 
 
-def plan_micro_batches(lengths: Sequence[int], world: int, micro_batch: int) -> list[list[list[int]]]:
-    """Indexes per rank and micro-batch: tokens balanced over ranks, like lengths together, as many on every rank.
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one forward pass of one rank may hold: at most so many sequences, and tokens unless one alone has more."""
 
-    Each rank has the same number of micro-batches, because with partitioned parameters all ranks run every
-    forward pass together; where sequences do not go round, a rank's last micro-batches are empty.
+    sequences: int
+    tokens: int
 
-    >>> plan_micro_batches([5, 1, 4, 2], world=2, micro_batch=1)
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What several sequences may begin with: equal `key`, equal tokens; `tokens` of them."""
+
+    key: Hashable
+    tokens: int
+
+
+def plan_micro_batches(
+    lengths: Sequence[int],
+    world: int,
+    limits: Limits,
+    *,
+    prompts: Sequence[Prompt] = (),
+    attention: float = 0.0,
+) -> list[list[list[int]]]:
+    """Indexes per rank and micro-batch: cost balanced over ranks and passes, as many passes on every rank.
+
+    Sequences with the same prompt stay together where limits and balance allow, so that it is computed once. A
+    sequence of L tokens costs L * (1 + `attention` * L). Each rank has the same number of micro-batches, because with
+    partitioned parameters all ranks run every forward pass together; those that do not go round are empty.
+
+    >>> plan_micro_batches([5, 1, 4, 2], 2, Limits(sequences=1, tokens=8))
     [[[0], [1]], [[2], [3]]]
     """
-    ranks: list[list[int]] = [[] for _ in range(world)]
-    tokens, room = [0] * world, -(-len(lengths) // world)
-    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        rank = min((r for r in range(world) if len(ranks[r]) < room), key=lambda r: tokens[r])
-        ranks[rank].append(index)
-        tokens[rank] += lengths[index]
-    passes = -(-room // micro_batch)
-    return [_chunks(indexes, passes) for indexes in ranks]
+    sizes = [
+        _Size(length, length * (1.0 + attention * length), prompts[index].tokens if prompts else 0)
+        for index, length in enumerate(lengths)
+    ]
+    together: dict[Hashable, list[int]] = {}
+    for index in range(len(lengths)):
+        together.setdefault(prompts[index].key if prompts else index, []).append(index)
+    units = [unit for indexes in together.values() for unit in _units(indexes, sizes, limits)]
+    fair = sum(unit.cost for unit in units) / world
+    units = [part for unit in units for part in _split(unit, sizes, fair)]
+    ranks: list[list[_Unit]] = [[] for _ in range(world)]
+    for unit in sorted(units, key=lambda unit: -unit.cost):
+        min(ranks, key=lambda rank: sum(other.cost for other in rank)).append(unit)
+    passes = 1
+    while True:
+        plan = [_passes(rank, passes, limits) for rank in ranks]
+        if all(plan):
+            return plan
+        passes += 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """Of one sequence: tokens, cost of all of them, and how many of them it may share."""
+
+    tokens: int
+    cost: float
+    prompt: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """Sequences that stay together; `tokens` and `cost` count their prompt once."""
+
+    indexes: list[int]
+    tokens: int
+    cost: float
+
+
+def _unit(indexes: list[int], sizes: Sequence[_Size]) -> _Unit:
+    first, *others = (sizes[index] for index in indexes)
+    own = [(size.tokens - size.prompt) / size.tokens for size in others]
+    tokens = first.tokens + sum(size.tokens - size.prompt for size in others)
+    return _Unit(indexes, tokens, first.cost + sum(size.cost * share for size, share in zip(others, own, strict=True)))
+
+
+def _units(indexes: Sequence[int], sizes: Sequence[_Size], limits: Limits) -> list[_Unit]:
+    """Sequences of one prompt, cut where a limit would be passed."""
+    units: list[_Unit] = []
+    for index in indexes:
+        grown = _unit([*units[-1].indexes, index], sizes) if units else None
+        if grown is not None and _fits(grown, limits):
+            units[-1] = grown
+        else:
+            units.append(_unit([index], sizes))
+    return units
+
+
+def _split(unit: _Unit, sizes: Sequence[_Size], fair: float) -> list[_Unit]:
+    """A unit in as many parts as it has `fair` shares of a rank's cost."""
+    parts = min(len(unit.indexes), max(1, round(unit.cost / fair)))
+    return [_unit(part.tolist(), sizes) for part in np.array_split(unit.indexes, parts)]
+
+
+def _passes(units: Sequence[_Unit], passes: int, limits: Limits) -> list[list[int]]:
+    """A rank's units, dearest first, in this many passes of like cost; nothing if they do not fit."""
+    made = [_Unit([], 0, 0.0) for _ in range(passes)]
+    for unit in units:
+        for number in sorted(range(passes), key=lambda number: made[number].cost):
+            old = made[number]
+            grown = _Unit(old.indexes + unit.indexes, old.tokens + unit.tokens, old.cost + unit.cost)
+            if not old.indexes or _fits(grown, limits):
+                made[number] = grown
+                break
+        else:
+            return []
+    return [each.indexes for each in made]
+
+
+def _fits(unit: _Unit, limits: Limits) -> bool:
+    return len(unit.indexes) <= limits.sequences and unit.tokens <= limits.tokens
 
 
 def padding_share(lengths: Sequence[int], micro_batches: Sequence[Sequence[int]]) -> float:
-    """Share of the positions of some micro-batches that holds padding."""
-    real = sum(lengths[index] for indexes in micro_batches for index in indexes)
-    padded = sum(len(indexes) * max(lengths[index] for index in indexes) for indexes in micro_batches if indexes)
-    return 1.0 - real / padded if padded else 0.0
-
-
-def _chunks(indexes: list[int], chunks: int) -> list[list[int]]:
-    size, rest = divmod(len(indexes), chunks)
-    bounds = np.cumsum([0, *(size + (number < rest) for number in range(chunks))])
-    return [indexes[start:end] for start, end in pairwise(bounds)]
+    """Share of padding in the attention of some micro-batches where it runs in grids; other layers see none."""
+    sizes = [[lengths[index] for index in indexes] for indexes in micro_batches]
+    places = sum(len(grid) * size[grid[0]] for size in sizes for grid in like_lengths(size))
+    return 1.0 - sum(map(sum, sizes)) / places if places else 0.0
 
 
 def _shuffled(size: int, seed: int, source: int) -> Iterator[int]:

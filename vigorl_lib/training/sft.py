@@ -9,27 +9,29 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from itertools import islice
+from typing import NamedTuple
 
-import numpy as np
 import torch
 
-from vigorl_lib.data.chains import read_chains
 from vigorl_lib.domain.trajectory import Trajectory
-from vigorl_lib.errors import ConfigError, DataError
+from vigorl_lib.errors import ConfigError
 from vigorl_lib.models.chat import ChatRenderer
-from vigorl_lib.models.weights import open_parent
 from vigorl_lib.storage.base import Storage
 from vigorl_lib.storage.layout import RunLayout
-from vigorl_lib.training.batches import Sample, sample_of
+from vigorl_lib.training.batches import MicroBatch, Sample, sample_of
 from vigorl_lib.training.checkpoint import has_model, model_uri
-from vigorl_lib.training.config import ChainSource, SftConfig
+from vigorl_lib.training.config import SftConfig
 from vigorl_lib.training.engine import distributed
 from vigorl_lib.training.learner import Learner, resolve_uri
 from vigorl_lib.training.loop import OnStep, run_stage
 from vigorl_lib.training.losses import cross_entropy
+from vigorl_lib.training.metrics import read_metrics
 from vigorl_lib.training.order import batches, draws, padding_share
+from vigorl_lib.training.prefetch import prefetched
+from vigorl_lib.training.sources import read_source
+from vigorl_lib.training.throughput import Throughput
 
 
 def train_sft(config: SftConfig, *, storage: Storage, run_id: str, seed: int, on_step: OnStep | None = None) -> str:
@@ -46,13 +48,24 @@ def train_sft(config: SftConfig, *, storage: Storage, run_id: str, seed: int, on
         return _Sft(config, layout, seed, device).run(on_step)
 
 
+class _Prepared(NamedTuple):
+    """One step's samples, this rank's plan of them, and the micro-batches of the plan."""
+
+    samples: list[Sample]
+    plan: list[list[int]]
+    micro_batches: list[MicroBatch]
+
+
 class _Sft:
     def __init__(self, config: SftConfig, layout: RunLayout, seed: int, device: torch.device) -> None:
         self._config, self._layout, self._seed = config, layout, seed
         self._init = resolve_uri(layout.storage, config.init)
-        chains = [_read(layout.storage, source) for source in config.sources]
+        chains = [read_source(layout.storage, source) for source in config.sources]
         self._steps = config.steps or math.ceil(config.epochs * sum(map(len, chains)) / config.batch)
         self._learner = Learner(self._init, config.engine, layout.storage, device=device, total_steps=self._steps)
+        self._throughput = Throughput(
+            self._learner.loaded.model.config, device=device, world=self._learner.engine.world
+        )
         if config.batch % self._learner.engine.world:
             raise ConfigError(
                 f"batch: expected a multiple of the {self._learner.engine.world} ranks, found {config.batch}",
@@ -60,37 +73,58 @@ class _Sft:
             )
         renderer = self._learner.loaded.renderer
         self._samples = [sample for source in chains for sample in _tokenise(source, renderer)]
-        lengths = np.array([len(sample) for sample in self._samples], dtype=np.int64)
         stream = draws([len(source) for source in chains], [source.weight for source in config.sources], seed)
-        self._batches = batches(stream, lengths, config.batch, config.length_window, seed)
-        validation = [chain for source in config.validation for chain in _read(layout.storage, source)]
+        self._batches = batches(stream, config.batch)
+        self._prepared: Generator[_Prepared] | None = None
+        self._losses: list[float] = []
+        validation = [chain for source in config.validation for chain in read_source(layout.storage, source)]
         self._validation = _tokenise(validation, renderer)
 
     def run(self, on_step: OnStep | None) -> str:
-        return run_stage(
-            self._learner,
-            self._layout,
-            init=self._init,
-            steps=self._steps,
-            step=self._step,
-            checkpoint=self._config.checkpoint,
-            log_every=self._config.log_every,
-            on_resume=self._skip,
-            on_step=on_step,
-        )
+        try:
+            return run_stage(
+                self._learner,
+                self._layout,
+                init=self._init,
+                steps=self._steps,
+                step=self._step,
+                checkpoint=self._config.checkpoint,
+                log_every=self._config.log_every,
+                on_resume=self._resume,
+                is_done=self._no_longer_improves,
+                on_step=on_step,
+            )
+        finally:
+            if self._prepared is not None:
+                self._prepared.close()
 
-    def _skip(self, steps: int) -> None:
-        for _ in islice(self._batches, steps):
-            pass
+    def _resume(self, first: int) -> None:
+        """Go to the position of step `first`, which follows from its number and the metrics on record."""
+        remaining = islice(self._batches, first, self._steps)
+        self._prepared = prefetched(remaining, self._prepare, ahead=self._config.prefetch)
+        before = read_metrics(self._layout)[:first] if first else []
+        self._losses = [record["validation_loss"] for record in before if "validation_loss" in record]
+
+    def _no_longer_improves(self) -> bool:
+        patience = self._config.patience
+        return 0 < patience < len(self._losses) and min(self._losses[:-patience]) <= min(self._losses[-patience:])
+
+    def _prepare(self, indexes: list[int]) -> _Prepared:
+        samples = [self._samples[index] for index in indexes]
+        plan = self._learner.plan(samples)
+        for micro_batch in plan:
+            self._learner.load_images(samples, micro_batch)
+        return _Prepared(samples, plan, [self._learner.collate(samples, micro_batch) for micro_batch in plan])
 
     def _step(self, step: int) -> dict[str, float]:
+        assert self._prepared is not None
         learner, begin = self._learner, time.perf_counter()
-        samples = [self._samples[index] for index in next(self._batches)]
+        samples, plan, micro_batches = next(self._prepared)
+        waited = time.perf_counter() - begin
         trained = sum(sample.trained_tokens for sample in samples)
         loss = 0.0
-        plan = learner.plan(samples)
-        for indexes in plan:
-            part = cross_entropy(learner.logprobs(learner.collate(samples, indexes)), trained)
+        for micro_batch in micro_batches:
+            part = cross_entropy(learner.logprobs(micro_batch), trained)
             learner.engine.backward(part)
             loss += float(part.detach())
         learning_rate, norm = learner.engine.step(step)
@@ -100,14 +134,17 @@ class _Sft:
             **learner.engine.sum({"loss": loss}),
             "learning_rate": learning_rate,
             "grad_norm": norm,
+            "skipped": learner.engine.skipped,
             "tokens": sum(lengths),
             "trained_tokens": trained,
             "padding_share": padding_share(lengths, plan),
             "seconds": seconds,
-            "tokens_per_s": sum(lengths) / seconds,
+            "wait_s": waited,
+            **self._throughput.metrics(lengths, trained, seconds),
         }
         if self._validation and _due(step + 1, self._config.evaluate_every, self._steps):
             record["validation_loss"] = self._validation_loss()
+            self._losses.append(record["validation_loss"])
         return record
 
     @torch.no_grad()
@@ -127,18 +164,6 @@ def _check(config: SftConfig) -> None:
         raise ConfigError("sources: expected at least one source of chains, found none", reason="SOURCES_MISSING")
     if not config.steps and not config.epochs:
         raise ConfigError("expected `steps` or `epochs` above 0", reason="STEPS_MISSING")
-
-
-def _read(storage: Storage, source: ChainSource) -> list[Trajectory]:
-    """Chains of a source, without their images' bytes. Raises DataError (CHAINS_MISSING) where none are left."""
-    where, key = storage, source.chains
-    if resolve_uri(storage, key) == key:
-        where, key = open_parent(key)
-    chains = [chain for chain in read_chains(where, key) if not source.modes or chain.mode in source.modes]
-    if not chains:
-        wanted = " or ".join(source.modes) or "any mode"
-        raise DataError(f"{source.chains}: expected chains of {wanted}, found none", reason="CHAINS_MISSING")
-    return chains[: source.limit or None]
 
 
 def _tokenise(chains: Sequence[Trajectory], renderer: ChatRenderer) -> list[Sample]:

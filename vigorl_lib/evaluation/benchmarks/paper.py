@@ -25,9 +25,14 @@ class PaperRow:
     half_width: float | None = None
     prompt: str = ""
 
-    def __str__(self) -> str:
+    @property
+    def figure(self) -> str:
+        """As printed, for example `86.4 ±2.7`."""
         width = "" if self.half_width is None else f" ±{_percent(self.half_width)}"
-        return f"{self.model} {_percent(self.accuracy)}{width}"
+        return f"{_percent(self.accuracy)}{width}"
+
+    def __str__(self) -> str:
+        return f"{self.model} {self.figure}"
 
 
 def _percent(value: float) -> str:

@@ -10,24 +10,25 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
+from vigorl_lib.domain.trajectory import StopReason
 from vigorl_lib.evaluation.benchmarks import BENCHMARKS
 from vigorl_lib.evaluation.benchmarks.paper import paper_rows
 from vigorl_lib.evaluation.benchmarks.spec import Benchmark
-from vigorl_lib.evaluation.metrics import SampleRecord, accuracy, split_by
+from vigorl_lib.evaluation.metrics import NOT_PARSEABLE, SampleRecord, accuracy, split_by
 from vigorl_lib.evaluation.table import Cells, percent
-from vigorl_lib.reward.base import RewardOutcome
 
 Results = Mapping[str, Cells]
 """Cells (policy and prompt) by benchmark."""
 
-UNREADABLE = (RewardOutcome.MALFORMED.value, RewardOutcome.NO_ANSWER.value)
-"""Outcomes of samples that gave no answer which can be read as one; they count as wrong and are told apart."""
+CUT_OFF = (StopReason.MAX_TOKENS.value, StopReason.CONTEXT_OVERFLOW.value)
+"""Samples that ended so say more of the limits than of the policy: it had no room to answer."""
 
 CROSS = " × "
 """Stands between the tags, and the values, of a combination."""
 
-HEADER = ("benchmark", "policy", "prompt", "n", "accuracy", "not parseable", "paper")
-CATEGORY_HEADER = ("benchmark", "policy", "prompt", "category", "value", "n", "accuracy", "not parseable")
+FIGURES = ("n", "accuracy", "not parseable", "cut off")
+HEADER = ("benchmark", "policy", "prompt", *FIGURES, "paper")
+CATEGORY_HEADER = ("benchmark", "policy", "prompt", "category", "value", *FIGURES)
 
 
 def render_results(results: Results, *, markdown: bool = False) -> str:
@@ -56,7 +57,8 @@ def results_to_json(results: Results) -> list[dict[str, Any]]:
             "prompt": prompt,
             "metric": BENCHMARKS[name].metric,
             "accuracy": asdict(accuracy(records)),
-            "not_parseable": sum(record.outcome in UNREADABLE for record in records),
+            "not_parseable": _unreadable(records),
+            "cut_off": _cut_off(records),
             "by_category": {
                 category: {value: asdict(accuracy(part)) for value, part in parts.items()}
                 for category, parts in categories(BENCHMARKS[name], records).items()
@@ -108,10 +110,18 @@ def _category_rows(results: Results) -> list[list[str]]:
                 if len(parts) > 1:
                     cell = [name, policy, prompt, category]
                     rows += [[*cell, value, *_figures(part)] for value, part in parts.items()]
-                    rows.append([*cell, f"mean of {len(parts)}", "", f"{100 * mean_accuracy(parts):.1f}", ""])
+                    rows.append([*cell, f"mean of {len(parts)}", "", f"{100 * mean_accuracy(parts):.1f}", "", ""])
     return rows
 
 
 def _figures(records: Sequence[SampleRecord]) -> list[str]:
-    unreadable = sum(record.outcome in UNREADABLE for record in records)
-    return [str(len(records)), percent(accuracy(records)), f"{100 * unreadable / max(1, len(records)):.1f}"]
+    shares = (f"{100 * count / max(1, len(records)):.1f}" for count in (_unreadable(records), _cut_off(records)))
+    return [str(len(records)), percent(accuracy(records)), *shares]
+
+
+def _unreadable(records: Sequence[SampleRecord]) -> int:
+    return sum(record.outcome in NOT_PARSEABLE for record in records)
+
+
+def _cut_off(records: Sequence[SampleRecord]) -> int:
+    return sum(record.stop in CUT_OFF for record in records)

@@ -27,6 +27,7 @@ class InvalidTurn(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     INVALID_TURN_MALFORMED: _ClassVar[InvalidTurn]
     INVALID_TURN_OUTSIDE: _ClassVar[InvalidTurn]
     INVALID_TURN_REPEATED: _ClassVar[InvalidTurn]
+    INVALID_TURN_OVER_BUDGET: _ClassVar[InvalidTurn]
 
 class StopReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -52,6 +53,7 @@ INVALID_TURN_UNSPECIFIED: InvalidTurn
 INVALID_TURN_MALFORMED: InvalidTurn
 INVALID_TURN_OUTSIDE: InvalidTurn
 INVALID_TURN_REPEATED: InvalidTurn
+INVALID_TURN_OVER_BUDGET: InvalidTurn
 STOP_REASON_UNSPECIFIED: StopReason
 STOP_REASON_ANSWERED: StopReason
 STOP_REASON_MAX_TURNS: StopReason

@@ -26,23 +26,23 @@ from vigorl_lib.rpc.gen.vigorl.common.v1 import geometry_pb2 as vigorl_dot_commo
 from vigorl_lib.rpc.gen.vigorl.common.v1 import image_pb2 as vigorl_dot_common_dot_v1_dot_image__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n vigorl/environment/v1/zoom.proto\x12\x15vigorl.environment.v1\x1a\x1fvigorl/common/v1/geometry.proto\x1a\x1cvigorl/common/v1/image.proto\"\xff\x02\n\nZoomConfig\x12\x17\n\x0fwindow_model_px\x18\x01 \x01(\r\x12\x10\n\x08shown_px\x18\x02 \x01(\r\x12-\n\x06\x62order\x18\x03 \x01(\x0e\x32\x1d.vigorl.environment.v1.Border\x12\x31\n\x06source\x18\x04 \x01(\x0e\x32!.vigorl.environment.v1.CropSource\x12\x0b\n\x03\x64ot\x18\x05 \x01(\x08\x12\x11\n\tmax_turns\x18\x06 \x01(\r\x12\x34\n\non_invalid\x18\x07 \x01(\x0e\x32 .vigorl.environment.v1.OnInvalid\x12\x19\n\x11max_invalid_turns\x18\x08 \x01(\r\x12\x17\n\x0fmin_distance_px\x18\t \x01(\x01\x12\x0e\n\x06strict\x18\n \x01(\x08\x12\x14\n\x0cwindow_share\x18\x0b \x01(\x01\x12\x34\n\x0bobservation\x18\x0c \x01(\x0e\x32\x1f.vigorl.environment.v1.Spelling\"\x91\x02\n\x0c\x45pisodeState\x12\x14\n\x0cimage_sha256\x18\x01 \x01(\t\x12-\n\roriginal_size\x18\x02 \x01(\x0b\x32\x16.vigorl.common.v1.Size\x12\x0c\n\x04mode\x18\x03 \x01(\t\x12\x31\n\x06\x63onfig\x18\x04 \x01(\x0b\x32!.vigorl.environment.v1.ZoomConfig\x12,\n\x06resize\x18\x05 \x01(\x0b\x32\x1c.vigorl.common.v1.ResizeRule\x12\r\n\x05turns\x18\x06 \x01(\r\x12\x15\n\rinvalid_turns\x18\x07 \x01(\r\x12\'\n\x06zoomed\x18\x08 \x03(\x0b\x32\x17.vigorl.common.v1.Point*D\n\x06\x42order\x12\x16\n\x12\x42ORDER_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x42ORDER_SHIFT\x10\x01\x12\x10\n\x0c\x42ORDER_CLAMP\x10\x02*Z\n\nCropSource\x12\x1b\n\x17\x43ROP_SOURCE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43ROP_SOURCE_ORIGINAL\x10\x01\x12\x15\n\x11\x43ROP_SOURCE_MODEL\x10\x02*h\n\tOnInvalid\x12\x1a\n\x16ON_INVALID_UNSPECIFIED\x10\x00\x12\x13\n\x0fON_INVALID_TELL\x10\x01\x12\x15\n\x11ON_INVALID_IGNORE\x10\x02\x12\x13\n\x0fON_INVALID_STOP\x10\x03*o\n\x08Spelling\x12\x18\n\x14SPELLING_UNSPECIFIED\x10\x00\x12\x11\n\rSPELLING_GRPO\x10\x01\x12\x10\n\x0cSPELLING_SFT\x10\x02\x12\x11\n\rSPELLING_EVAL\x10\x03\x12\x11\n\rSPELLING_DEMO\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n vigorl/environment/v1/zoom.proto\x12\x15vigorl.environment.v1\x1a\x1fvigorl/common/v1/geometry.proto\x1a\x1cvigorl/common/v1/image.proto\"\x92\x03\n\nZoomConfig\x12\x17\n\x0fwindow_model_px\x18\x01 \x01(\r\x12\x10\n\x08shown_px\x18\x02 \x01(\r\x12-\n\x06\x62order\x18\x03 \x01(\x0e\x32\x1d.vigorl.environment.v1.Border\x12\x31\n\x06source\x18\x04 \x01(\x0e\x32!.vigorl.environment.v1.CropSource\x12\x0b\n\x03\x64ot\x18\x05 \x01(\x08\x12\x11\n\tmax_turns\x18\x06 \x01(\r\x12\x34\n\non_invalid\x18\x07 \x01(\x0e\x32 .vigorl.environment.v1.OnInvalid\x12\x19\n\x11max_invalid_turns\x18\x08 \x01(\r\x12\x17\n\x0fmin_distance_px\x18\t \x01(\x01\x12\x0e\n\x06strict\x18\n \x01(\x08\x12\x14\n\x0cwindow_share\x18\x0b \x01(\x01\x12\x34\n\x0bobservation\x18\x0c \x01(\x0e\x32\x1f.vigorl.environment.v1.Spelling\x12\x11\n\tmax_zooms\x18\r \x01(\r\"\x9f\x02\n\x0c\x45pisodeState\x12\x14\n\x0cimage_sha256\x18\x01 \x01(\t\x12-\n\roriginal_size\x18\x02 \x01(\x0b\x32\x16.vigorl.common.v1.Size\x12\x0c\n\x04mode\x18\x03 \x01(\t\x12\x31\n\x06\x63onfig\x18\x04 \x01(\x0b\x32!.vigorl.environment.v1.ZoomConfig\x12,\n\x06resize\x18\x05 \x01(\x0b\x32\x1c.vigorl.common.v1.ResizeRule\x12\r\n\x05turns\x18\x06 \x01(\r\x12\x15\n\rinvalid_turns\x18\x07 \x01(\r\x12\'\n\x06zoomed\x18\x08 \x03(\x0b\x32\x17.vigorl.common.v1.Point\x12\x0c\n\x04over\x18\t \x01(\x08*D\n\x06\x42order\x12\x16\n\x12\x42ORDER_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x42ORDER_SHIFT\x10\x01\x12\x10\n\x0c\x42ORDER_CLAMP\x10\x02*Z\n\nCropSource\x12\x1b\n\x17\x43ROP_SOURCE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43ROP_SOURCE_ORIGINAL\x10\x01\x12\x15\n\x11\x43ROP_SOURCE_MODEL\x10\x02*h\n\tOnInvalid\x12\x1a\n\x16ON_INVALID_UNSPECIFIED\x10\x00\x12\x13\n\x0fON_INVALID_TELL\x10\x01\x12\x15\n\x11ON_INVALID_IGNORE\x10\x02\x12\x13\n\x0fON_INVALID_STOP\x10\x03*o\n\x08Spelling\x12\x18\n\x14SPELLING_UNSPECIFIED\x10\x00\x12\x11\n\rSPELLING_GRPO\x10\x01\x12\x10\n\x0cSPELLING_SFT\x10\x02\x12\x11\n\rSPELLING_EVAL\x10\x03\x12\x11\n\rSPELLING_DEMO\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vigorl.environment.v1.zoom_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_BORDER']._serialized_start=784
-  _globals['_BORDER']._serialized_end=852
-  _globals['_CROPSOURCE']._serialized_start=854
-  _globals['_CROPSOURCE']._serialized_end=944
-  _globals['_ONINVALID']._serialized_start=946
-  _globals['_ONINVALID']._serialized_end=1050
-  _globals['_SPELLING']._serialized_start=1052
-  _globals['_SPELLING']._serialized_end=1163
+  _globals['_BORDER']._serialized_start=817
+  _globals['_BORDER']._serialized_end=885
+  _globals['_CROPSOURCE']._serialized_start=887
+  _globals['_CROPSOURCE']._serialized_end=977
+  _globals['_ONINVALID']._serialized_start=979
+  _globals['_ONINVALID']._serialized_end=1083
+  _globals['_SPELLING']._serialized_start=1085
+  _globals['_SPELLING']._serialized_end=1196
   _globals['_ZOOMCONFIG']._serialized_start=123
-  _globals['_ZOOMCONFIG']._serialized_end=506
-  _globals['_EPISODESTATE']._serialized_start=509
-  _globals['_EPISODESTATE']._serialized_end=782
+  _globals['_ZOOMCONFIG']._serialized_end=525
+  _globals['_EPISODESTATE']._serialized_start=528
+  _globals['_EPISODESTATE']._serialized_end=815
 # @@protoc_insertion_point(module_scope)

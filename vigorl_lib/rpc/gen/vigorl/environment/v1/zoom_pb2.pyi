@@ -52,7 +52,7 @@ SPELLING_EVAL: Spelling
 SPELLING_DEMO: Spelling
 
 class ZoomConfig(_message.Message):
-    __slots__ = ("window_model_px", "shown_px", "border", "source", "dot", "max_turns", "on_invalid", "max_invalid_turns", "min_distance_px", "strict", "window_share", "observation")
+    __slots__ = ("window_model_px", "shown_px", "border", "source", "dot", "max_turns", "on_invalid", "max_invalid_turns", "min_distance_px", "strict", "window_share", "observation", "max_zooms")
     WINDOW_MODEL_PX_FIELD_NUMBER: _ClassVar[int]
     SHOWN_PX_FIELD_NUMBER: _ClassVar[int]
     BORDER_FIELD_NUMBER: _ClassVar[int]
@@ -65,6 +65,7 @@ class ZoomConfig(_message.Message):
     STRICT_FIELD_NUMBER: _ClassVar[int]
     WINDOW_SHARE_FIELD_NUMBER: _ClassVar[int]
     OBSERVATION_FIELD_NUMBER: _ClassVar[int]
+    MAX_ZOOMS_FIELD_NUMBER: _ClassVar[int]
     window_model_px: int
     shown_px: int
     border: Border
@@ -77,10 +78,11 @@ class ZoomConfig(_message.Message):
     strict: bool
     window_share: float
     observation: Spelling
-    def __init__(self, window_model_px: _Optional[int] = ..., shown_px: _Optional[int] = ..., border: _Optional[_Union[Border, str]] = ..., source: _Optional[_Union[CropSource, str]] = ..., dot: _Optional[bool] = ..., max_turns: _Optional[int] = ..., on_invalid: _Optional[_Union[OnInvalid, str]] = ..., max_invalid_turns: _Optional[int] = ..., min_distance_px: _Optional[float] = ..., strict: _Optional[bool] = ..., window_share: _Optional[float] = ..., observation: _Optional[_Union[Spelling, str]] = ...) -> None: ...
+    max_zooms: int
+    def __init__(self, window_model_px: _Optional[int] = ..., shown_px: _Optional[int] = ..., border: _Optional[_Union[Border, str]] = ..., source: _Optional[_Union[CropSource, str]] = ..., dot: _Optional[bool] = ..., max_turns: _Optional[int] = ..., on_invalid: _Optional[_Union[OnInvalid, str]] = ..., max_invalid_turns: _Optional[int] = ..., min_distance_px: _Optional[float] = ..., strict: _Optional[bool] = ..., window_share: _Optional[float] = ..., observation: _Optional[_Union[Spelling, str]] = ..., max_zooms: _Optional[int] = ...) -> None: ...
 
 class EpisodeState(_message.Message):
-    __slots__ = ("image_sha256", "original_size", "mode", "config", "resize", "turns", "invalid_turns", "zoomed")
+    __slots__ = ("image_sha256", "original_size", "mode", "config", "resize", "turns", "invalid_turns", "zoomed", "over")
     IMAGE_SHA256_FIELD_NUMBER: _ClassVar[int]
     ORIGINAL_SIZE_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
@@ -89,6 +91,7 @@ class EpisodeState(_message.Message):
     TURNS_FIELD_NUMBER: _ClassVar[int]
     INVALID_TURNS_FIELD_NUMBER: _ClassVar[int]
     ZOOMED_FIELD_NUMBER: _ClassVar[int]
+    OVER_FIELD_NUMBER: _ClassVar[int]
     image_sha256: str
     original_size: _image_pb2.Size
     mode: str
@@ -97,4 +100,5 @@ class EpisodeState(_message.Message):
     turns: int
     invalid_turns: int
     zoomed: _containers.RepeatedCompositeFieldContainer[_geometry_pb2.Point]
-    def __init__(self, image_sha256: _Optional[str] = ..., original_size: _Optional[_Union[_image_pb2.Size, _Mapping]] = ..., mode: _Optional[str] = ..., config: _Optional[_Union[ZoomConfig, _Mapping]] = ..., resize: _Optional[_Union[_geometry_pb2.ResizeRule, _Mapping]] = ..., turns: _Optional[int] = ..., invalid_turns: _Optional[int] = ..., zoomed: _Optional[_Iterable[_Union[_geometry_pb2.Point, _Mapping]]] = ...) -> None: ...
+    over: bool
+    def __init__(self, image_sha256: _Optional[str] = ..., original_size: _Optional[_Union[_image_pb2.Size, _Mapping]] = ..., mode: _Optional[str] = ..., config: _Optional[_Union[ZoomConfig, _Mapping]] = ..., resize: _Optional[_Union[_geometry_pb2.ResizeRule, _Mapping]] = ..., turns: _Optional[int] = ..., invalid_turns: _Optional[int] = ..., zoomed: _Optional[_Iterable[_Union[_geometry_pb2.Point, _Mapping]]] = ..., over: _Optional[bool] = ...) -> None: ...

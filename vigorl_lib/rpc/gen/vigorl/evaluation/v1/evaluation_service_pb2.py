@@ -26,7 +26,7 @@ from vigorl_lib.rpc.gen.vigorl.reward.v1 import reward_service_pb2 as vigorl_dot
 from vigorl_lib.rpc.gen.vigorl.search.v1 import task_pb2 as vigorl_dot_search_dot_v1_dot_task__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-vigorl/evaluation/v1/evaluation_service.proto\x12\x14vigorl.evaluation.v1\x1a%vigorl/reward/v1/reward_service.proto\x1a\x1bvigorl/search/v1/task.proto\"\xb9\x02\n\x0f\x45valuateRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\r\n\x05split\x18\x03 \x01(\t\x12\r\n\x05limit\x18\x04 \x01(\r\x12\x13\n\x0bshard_index\x18\x05 \x01(\r\x12\x13\n\x0bshard_count\x18\x06 \x01(\r\x12\x0e\n\x06policy\x18\x07 \x01(\t\x12,\n\x04task\x18\x08 \x01(\x0b\x32\x1e.vigorl.search.v1.TaskSettings\x12.\n\x06reward\x18\t \x01(\x0b\x32\x1e.vigorl.reward.v1.RewardConfig\x12\x0c\n\x04seed\x18\n \x01(\r\x12\x19\n\x11keep_trajectories\x18\x0b \x01(\r\x12\x0f\n\x07samples\x18\x0c \x01(\r\x12\x15\n\rcache_answers\x18\r \x01(\x08\"\xe4\x03\n\x0cSampleResult\x12\x12\n\nexample_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63orrect\x18\x02 \x01(\x08\x12\x0f\n\x07outcome\x18\x03 \x01(\t\x12\x0c\n\x04stop\x18\x04 \x01(\t\x12\x13\n\x06\x61nswer\x18\x05 \x01(\tH\x00\x88\x01\x01\x12\r\n\x05turns\x18\x06 \x01(\r\x12\r\n\x05zooms\x18\x07 \x01(\r\x12\x0e\n\x06reward\x18\x08 \x01(\x01\x12@\n\x07invalid\x18\t \x03(\x0b\x32/.vigorl.evaluation.v1.SampleResult.InvalidEntry\x12:\n\x04tags\x18\n \x03(\x0b\x32,.vigorl.evaluation.v1.SampleResult.TagsEntry\x12\x1b\n\x0epoint_error_px\x18\x0b \x01(\x01H\x01\x88\x01\x01\x12\x10\n\x03hit\x18\x0c \x01(\x08H\x02\x88\x01\x01\x12\x0e\n\x06sample\x18\r \x01(\r\x12\r\n\x05image\x18\x0e \x01(\t\x1a.\n\x0cInvalidEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07_answerB\x11\n\x0f_point_error_pxB\x06\n\x04_hit\"l\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x10\n\x03low\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04high\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x07samples\x18\x05 \x01(\rB\x06\n\x04_lowB\x07\n\x05_high\"8\n\x07Metrics\x12-\n\x07metrics\x18\x01 \x03(\x0b\x32\x1c.vigorl.evaluation.v1.Metric\"\xc1\x01\n\x10\x45valuateResponse\x12\x0c\n\x04\x64one\x18\x01 \x01(\r\x12\r\n\x05total\x18\x02 \x01(\r\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\r\x12\x0f\n\x07resumed\x18\x04 \x01(\r\x12\x34\n\x06sample\x18\x05 \x01(\x0b\x32\".vigorl.evaluation.v1.SampleResultH\x00\x12\x30\n\x07metrics\x18\x06 \x01(\x0b\x32\x1d.vigorl.evaluation.v1.MetricsH\x00\x42\x07\n\x05\x65vent2p\n\x11\x45valuationService\x12[\n\x08\x45valuate\x12%.vigorl.evaluation.v1.EvaluateRequest\x1a&.vigorl.evaluation.v1.EvaluateResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-vigorl/evaluation/v1/evaluation_service.proto\x12\x14vigorl.evaluation.v1\x1a%vigorl/reward/v1/reward_service.proto\x1a\x1bvigorl/search/v1/task.proto\"\xb9\x02\n\x0f\x45valuateRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\r\n\x05split\x18\x03 \x01(\t\x12\r\n\x05limit\x18\x04 \x01(\r\x12\x13\n\x0bshard_index\x18\x05 \x01(\r\x12\x13\n\x0bshard_count\x18\x06 \x01(\r\x12\x0e\n\x06policy\x18\x07 \x01(\t\x12,\n\x04task\x18\x08 \x01(\x0b\x32\x1e.vigorl.search.v1.TaskSettings\x12.\n\x06reward\x18\t \x01(\x0b\x32\x1e.vigorl.reward.v1.RewardConfig\x12\x0c\n\x04seed\x18\n \x01(\r\x12\x19\n\x11keep_trajectories\x18\x0b \x01(\r\x12\x0f\n\x07samples\x18\x0c \x01(\r\x12\x15\n\rcache_answers\x18\r \x01(\x08\"\xf7\x03\n\x0cSampleResult\x12\x12\n\nexample_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63orrect\x18\x02 \x01(\x08\x12\x0f\n\x07outcome\x18\x03 \x01(\t\x12\x0c\n\x04stop\x18\x04 \x01(\t\x12\x13\n\x06\x61nswer\x18\x05 \x01(\tH\x00\x88\x01\x01\x12\r\n\x05turns\x18\x06 \x01(\r\x12\r\n\x05zooms\x18\x07 \x01(\r\x12\x0e\n\x06reward\x18\x08 \x01(\x01\x12@\n\x07invalid\x18\t \x03(\x0b\x32/.vigorl.evaluation.v1.SampleResult.InvalidEntry\x12:\n\x04tags\x18\n \x03(\x0b\x32,.vigorl.evaluation.v1.SampleResult.TagsEntry\x12\x1b\n\x0epoint_error_px\x18\x0b \x01(\x01H\x01\x88\x01\x01\x12\x10\n\x03hit\x18\x0c \x01(\x08H\x02\x88\x01\x01\x12\x0e\n\x06sample\x18\r \x01(\r\x12\r\n\x05image\x18\x0e \x01(\t\x12\x11\n\tjudged_by\x18\x0f \x01(\t\x1a.\n\x0cInvalidEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07_answerB\x11\n\x0f_point_error_pxB\x06\n\x04_hit\"l\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\x12\x10\n\x03low\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04high\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x07samples\x18\x05 \x01(\rB\x06\n\x04_lowB\x07\n\x05_high\"8\n\x07Metrics\x12-\n\x07metrics\x18\x01 \x03(\x0b\x32\x1c.vigorl.evaluation.v1.Metric\"\xc1\x01\n\x10\x45valuateResponse\x12\x0c\n\x04\x64one\x18\x01 \x01(\r\x12\r\n\x05total\x18\x02 \x01(\r\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\r\x12\x0f\n\x07resumed\x18\x04 \x01(\r\x12\x34\n\x06sample\x18\x05 \x01(\x0b\x32\".vigorl.evaluation.v1.SampleResultH\x00\x12\x30\n\x07metrics\x18\x06 \x01(\x0b\x32\x1d.vigorl.evaluation.v1.MetricsH\x00\x42\x07\n\x05\x65vent2p\n\x11\x45valuationService\x12[\n\x08\x45valuate\x12%.vigorl.evaluation.v1.EvaluateRequest\x1a&.vigorl.evaluation.v1.EvaluateResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,17 +40,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVALUATEREQUEST']._serialized_start=140
   _globals['_EVALUATEREQUEST']._serialized_end=453
   _globals['_SAMPLERESULT']._serialized_start=456
-  _globals['_SAMPLERESULT']._serialized_end=940
-  _globals['_SAMPLERESULT_INVALIDENTRY']._serialized_start=811
-  _globals['_SAMPLERESULT_INVALIDENTRY']._serialized_end=857
-  _globals['_SAMPLERESULT_TAGSENTRY']._serialized_start=859
-  _globals['_SAMPLERESULT_TAGSENTRY']._serialized_end=902
-  _globals['_METRIC']._serialized_start=942
-  _globals['_METRIC']._serialized_end=1050
-  _globals['_METRICS']._serialized_start=1052
-  _globals['_METRICS']._serialized_end=1108
-  _globals['_EVALUATERESPONSE']._serialized_start=1111
-  _globals['_EVALUATERESPONSE']._serialized_end=1304
-  _globals['_EVALUATIONSERVICE']._serialized_start=1306
-  _globals['_EVALUATIONSERVICE']._serialized_end=1418
+  _globals['_SAMPLERESULT']._serialized_end=959
+  _globals['_SAMPLERESULT_INVALIDENTRY']._serialized_start=830
+  _globals['_SAMPLERESULT_INVALIDENTRY']._serialized_end=876
+  _globals['_SAMPLERESULT_TAGSENTRY']._serialized_start=878
+  _globals['_SAMPLERESULT_TAGSENTRY']._serialized_end=921
+  _globals['_METRIC']._serialized_start=961
+  _globals['_METRIC']._serialized_end=1069
+  _globals['_METRICS']._serialized_start=1071
+  _globals['_METRICS']._serialized_end=1127
+  _globals['_EVALUATERESPONSE']._serialized_start=1130
+  _globals['_EVALUATERESPONSE']._serialized_end=1323
+  _globals['_EVALUATIONSERVICE']._serialized_start=1325
+  _globals['_EVALUATIONSERVICE']._serialized_end=1437
 # @@protoc_insertion_point(module_scope)

@@ -39,7 +39,7 @@ class EvaluateRequest(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., dataset: _Optional[str] = ..., split: _Optional[str] = ..., limit: _Optional[int] = ..., shard_index: _Optional[int] = ..., shard_count: _Optional[int] = ..., policy: _Optional[str] = ..., task: _Optional[_Union[_task_pb2.TaskSettings, _Mapping]] = ..., reward: _Optional[_Union[_reward_service_pb2.RewardConfig, _Mapping]] = ..., seed: _Optional[int] = ..., keep_trajectories: _Optional[int] = ..., samples: _Optional[int] = ..., cache_answers: _Optional[bool] = ...) -> None: ...
 
 class SampleResult(_message.Message):
-    __slots__ = ("example_id", "correct", "outcome", "stop", "answer", "turns", "zooms", "reward", "invalid", "tags", "point_error_px", "hit", "sample", "image")
+    __slots__ = ("example_id", "correct", "outcome", "stop", "answer", "turns", "zooms", "reward", "invalid", "tags", "point_error_px", "hit", "sample", "image", "judged_by")
     class InvalidEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -68,6 +68,7 @@ class SampleResult(_message.Message):
     HIT_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
+    JUDGED_BY_FIELD_NUMBER: _ClassVar[int]
     example_id: str
     correct: bool
     outcome: str
@@ -82,7 +83,8 @@ class SampleResult(_message.Message):
     hit: bool
     sample: int
     image: str
-    def __init__(self, example_id: _Optional[str] = ..., correct: _Optional[bool] = ..., outcome: _Optional[str] = ..., stop: _Optional[str] = ..., answer: _Optional[str] = ..., turns: _Optional[int] = ..., zooms: _Optional[int] = ..., reward: _Optional[float] = ..., invalid: _Optional[_Mapping[str, int]] = ..., tags: _Optional[_Mapping[str, str]] = ..., point_error_px: _Optional[float] = ..., hit: _Optional[bool] = ..., sample: _Optional[int] = ..., image: _Optional[str] = ...) -> None: ...
+    judged_by: str
+    def __init__(self, example_id: _Optional[str] = ..., correct: _Optional[bool] = ..., outcome: _Optional[str] = ..., stop: _Optional[str] = ..., answer: _Optional[str] = ..., turns: _Optional[int] = ..., zooms: _Optional[int] = ..., reward: _Optional[float] = ..., invalid: _Optional[_Mapping[str, int]] = ..., tags: _Optional[_Mapping[str, str]] = ..., point_error_px: _Optional[float] = ..., hit: _Optional[bool] = ..., sample: _Optional[int] = ..., image: _Optional[str] = ..., judged_by: _Optional[str] = ...) -> None: ...
 
 class Metric(_message.Message):
     __slots__ = ("name", "value", "low", "high", "samples")
