@@ -1,4 +1,4 @@
-"""A GRPO step with the tiny model: phase by phase through the services, and beside TRL in CPU seconds."""
+"""A GRPO step with the tiny model: phase by phase through the services, beside TRL in CPU seconds, and overlapped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-from tests.bench import bench_rollout
+from tests.bench import bench_rollout, overlap
 from tests.bench.support import examples
 from tests.bench.training import prepare, recipe
 from tests.bench.trl_venv import trl_python
@@ -56,7 +56,7 @@ RUN = "bench/trl"
 
 def run() -> dict[str, float]:
     root = prepare()
-    figures = _through_services(root) | _beside_trl(root.parent / "trl")
+    figures = _through_services(root) | _beside_trl(root.parent / "trl") | overlap.run(root.parent / "overlap")
     figures["speedup_over_turn_barrier"] = bench_rollout.run()["speedup_over_turn_barrier"]
     return figures
 

@@ -18,7 +18,8 @@ MEDIAN_S, SIGMA = 0.05, 1.0
 """Log-normal latencies of one turn: the slowest per cent takes ten times the median."""
 
 
-def _latencies() -> list[float]:
+def latencies() -> list[float]:
+    """Seconds of as many turns as all conversations may have."""
     rng = random.Random(0)
     return [MEDIAN_S * rng.lognormvariate(0.0, SIGMA) for _ in range(CONVERSATIONS * 8)]
 
@@ -29,10 +30,10 @@ def run() -> dict[str, float]:
 
 
 async def _both() -> tuple[float, float]:
-    scenes, latencies = examples(64), _latencies()
+    scenes, drawn = examples(64), latencies()
     times = []
-    for how in (_asynchronous, _with_barrier):
-        policy = SlottedPolicy(teacher(scenes), IN_FLIGHT, lambda number: latencies[number % len(latencies)])
+    for how in (_asynchronous, with_barrier):
+        policy = SlottedPolicy(teacher(scenes), IN_FLIGHT, lambda number: drawn[number % len(drawn)])
         environment = ZoomEnvironment()
         stepper = Stepper(policy, environment, TASK)
         starts = [await stepper.start(scenes[k % 64], (0, k)) for k in range(CONVERSATIONS)]
@@ -49,7 +50,8 @@ async def _asynchronous(stepper: Stepper, starts: list[Prefix]) -> None:
         pass
 
 
-async def _with_barrier(stepper: Stepper, starts: list[Prefix]) -> None:
+async def with_barrier(stepper: Stepper, starts: list[Prefix]) -> None:
+    """Conversations in parts of `IN_FLIGHT`, each part at the pace of its slowest turn."""
     for first in range(0, len(starts), IN_FLIGHT):
         active = starts[first : first + IN_FLIGHT]
         while active:

@@ -62,8 +62,10 @@ class SlottedPolicy:
         min_policy_version: int = 0,
         request_id: str = "",
     ) -> Generation:
+        # What the answer costs to make up is within its latency, as in an engine.
+        made = asyncio.ensure_future(self.inner.generate(prompt, seeds=seeds, sampling=sampling))
         await asyncio.gather(*(self._hold() for _ in seeds))
-        return await self.inner.generate(prompt, seeds=seeds, sampling=sampling)
+        return await made
 
     async def _hold(self) -> None:
         number, self.samples = self.samples, self.samples + 1

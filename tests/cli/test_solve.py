@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+from click.testing import CliRunner
 from PIL import Image
+
+from tests.pictures import encoded
+from vigorl_lib.cli.solve import solve
+from vigorl_lib.storage.folder import FolderStorage
+from vigorl_lib.storage.images import ImageStore
 
 
 def test_a_photograph_goes_through_solve_to_an_annotated_picture(tmp_path: Path, tiny_folder: Path) -> None:
@@ -23,3 +30,18 @@ def test_a_photograph_goes_through_solve_to_an_annotated_picture(tmp_path: Path,
     assert "answer: " in result.stdout
     assert "Traceback" not in result.stderr
     assert Image.open(out).size[0] >= 400
+
+
+def test_examples_before_the_question_are_read_from_the_recipes_storage(tmp_path: Path, tiny_folder: Path) -> None:
+    picture, recipe = tmp_path / "picture.png", tmp_path / "shot.yaml"
+    picture.write_bytes(encoded(112, 112))
+    shown = ImageStore(FolderStorage(tmp_path / "root")).put(encoded(56, 56, color=9))
+    reply = "<think> At (9, 9). </think> <answer> pink </answer>"
+    shot = {"image": shown.sha256, "question": "Which color?", "replies": [reply]}
+    recipe.write_text(json.dumps({"extends": "quickstart", "task": {"few_shot": [shot]}}), encoding="utf-8")
+    asked = ["--image", str(picture), "--question", "And this?", "--policy", str(tiny_folder), "--recipe", str(recipe)]
+    result = CliRunner().invoke(solve, [*asked, "--set", f"root={tmp_path / 'root'}"])
+    assert result.exit_code == 0, result.output
+    assert "answer: " in result.output
+    elsewhere = CliRunner().invoke(solve, [*asked, "--set", f"root={tmp_path / 'empty'}"])
+    assert "no object images/sha256/" in str(elsewhere.exception)

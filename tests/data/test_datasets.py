@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
 from tests.pictures import encoded
 from vigorl_lib.data import datasets_synthetic
-from vigorl_lib.data.datasets import read_dataset, read_dataset_chains, read_manifest, write_dataset
+from vigorl_lib.data.datasets import (
+    read_dataset,
+    read_dataset_chains,
+    read_manifest,
+    write_dataset,
+    write_dataset_chains,
+)
 from vigorl_lib.data.datasets_synthetic import make_synthetic
 from vigorl_lib.domain.example import Example, GroundTruth
 from vigorl_lib.domain.image import digest
@@ -88,6 +96,50 @@ def test_a_split_without_its_manifest_does_not_exist(storage: FolderStorage, ima
         read_dataset(storage, images, "mine", "train")
     write_dataset(storage, images, "mine", "train", some_examples("a"))
     assert len(read_dataset(storage, images, "mine", "train")) == 1
+
+
+def test_processes_that_add_splits_at_the_same_time_all_succeed(storage: FolderStorage) -> None:
+    """A manifest that is read, changed and written back loses the part of whoever was in between."""
+    names = [f"part-{number}" for number in range(12)]
+    together = Barrier(len(names))
+
+    def add(name: str) -> None:
+        own = FolderStorage(storage.root)
+        together.wait()
+        write_dataset(own, ImageStore(own), "mine", name, some_examples(f"{name}-a", f"{name}-b"))
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(add, names))
+    assert sorted(read_manifest(storage, "mine").splits) == sorted(names)
+    assert all(len(read_dataset(storage, ImageStore(storage), "mine", name)) == 2 for name in names)
+
+
+def test_of_two_splits_with_one_id_that_race_one_is_refused(storage: FolderStorage) -> None:
+    together = Barrier(2)
+
+    def add(name: str) -> str:
+        together.wait()
+        try:
+            write_dataset(storage, ImageStore(storage), "mine", name, some_examples("a"))
+        except DataError as error:
+            return error.reason
+        return "written"
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(add, ("train", "test"))) == ["DUPLICATE_ID", "written"]
+    assert len(read_manifest(storage, "mine").splits) == 1
+
+
+def test_chains_of_other_content_under_the_same_name_are_refused(storage: FolderStorage, images: ImageStore) -> None:
+    make_synthetic(storage, "scenes", {"train": 2}, 0, captions=5)
+    chains = read_dataset_chains(storage, "scenes", "captions")
+    before = storage.list()
+    write_dataset_chains(storage, "scenes", "captions", chains)
+    assert storage.list() == before
+    with pytest.raises(DataError) as caught:
+        write_dataset_chains(storage, "scenes", "captions", chains[:2])
+    assert caught.value.reason == "DATASET_EXISTS"
+    assert len(read_dataset_chains(storage, "scenes", "captions")) == 5
 
 
 def test_changed_records_are_found_on_read(storage: FolderStorage, images: ImageStore) -> None:

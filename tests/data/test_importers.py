@@ -85,6 +85,7 @@ def test_importing_twice_changes_nothing(storage: FolderStorage, folder: Path) -
         ({**LINE, "image": None}, "either 'image' .* or 'images'"),
         ({**LINE, "anwser": "x"}, "unknown field 'anwser'; did you mean 'answer'"),
         ({**LINE, "answer": None}, "the field 'answer' is missing"),
+        ({**LINE, "answer": " "}, "answer: expected some text, found none"),
         ({**LINE, "image": "photos/turned.jpg", "box": [0, 0, 40, 30]}, r"\(30x40\)"),
         ({**LINE, "id": "first"}, r"is used at questions\.jsonl:1 already"),
     ],

@@ -163,10 +163,11 @@ def without_pixels(data: bytes) -> bytes:
     [
         (without_pixels(plain_file(40_000, 1)), "IMAGE_ASPECT_RATIO"),
         (without_pixels(sixteen_bits(1)), "IMAGE_MODE"),
+        (without_pixels(moving("PNG")), "IMAGE_ANIMATED"),
         (huge_png(200_000, 200_000), "IMAGE_TOO_LARGE"),
         (huge_png(10_001, 10_000), "IMAGE_TOO_LARGE"),
     ],
-    ids=["a line", "sixteen bits", "a bomb", "a little too large"],
+    ids=["a line", "sixteen bits", "an animation", "a bomb", "a little too large"],
 )
 async def test_what_a_header_tells_is_refused_before_a_pixel_is_decoded(
     environment: ZoomEnvironment, data: bytes, reason: str

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.evaluation.support import REWARD, measure, scenes, teacher, watched
-from vigorl_lib.cli.evaluate import compare
+from vigorl_lib.cli.evaluate import compare, evaluate
 from vigorl_lib.errors import ConfigError
 from vigorl_lib.evaluation.metrics import SampleRecord
 from vigorl_lib.evaluation.rescore import rescore
@@ -111,3 +111,9 @@ async def test_the_command_tells_how_the_two_were_asked_and_refuses_other_data(t
         await asyncio.to_thread(compared, "other/teacher/multi_turn")
     with pytest.raises(ConfigError, match="no records of r/nobody/multi_turn"):
         await asyncio.to_thread(compared, "r/nobody/multi_turn")
+
+
+def test_scoring_again_is_of_all_shards(tmp_path: Path) -> None:
+    refused = CliRunner().invoke(evaluate, ["--rescore", "--shard", "0/2", "--root", str(tmp_path)])
+    assert refused.exit_code == 2
+    assert "--rescore does not go with --shard" in refused.output

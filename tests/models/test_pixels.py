@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as PILImage
+from transformers import Qwen2VLImageProcessorPil
 
 from tests.models.support import flat_image, scene_image
 from vigorl_lib.errors import DataError, PolicyError
@@ -72,6 +74,18 @@ def test_the_processors_own_resize_of_our_view_is_the_identity(size: tuple[int, 
     theirs = tiny.image_processor(images=[view], return_tensors="pt")
     assert grid.tolist() == theirs["image_grid_thw"].tolist()
     assert bool((patches == theirs["pixel_values"]).all())
+
+
+@pytest.mark.parametrize(("side", "mean"), [(14, (0.48, 0.46, 0.41)), (16, (0.5, 0.5, 0.5))])
+def test_patches_are_the_processors_own(side: int, mean: tuple[float, float, float]) -> None:
+    processor = Qwen2VLImageProcessorPil(patch_size=side, image_mean=mean, image_std=(0.27, 0.26, 0.28))
+    sizes = [(2 * side, 6 * side), (8 * side, 4 * side), (2 * side, 6 * side)]
+    rng = np.random.default_rng(0)
+    views = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+    patches, grid = to_patches(views, processor)
+    theirs = processor(images=views, do_resize=False, return_tensors="pt")
+    assert torch.equal(patches, theirs["pixel_values"])
+    assert torch.equal(grid, theirs["image_grid_thw"])
 
 
 def test_the_view_of_an_original_is_what_the_processor_would_have_made(tiny: LoadedModel) -> None:

@@ -93,6 +93,10 @@ def test_a_warm_start_is_where_its_grpo_looks_for_it() -> None:
         ("spatial-sft", "sft.engine.micro_batch_tokens=1000000", "memory"),
         ("spatial-sft", "sft.sources=[]", "files"),
         ("spatial-grpo", "grpo.init=''", "files"),
+        # The paper has no prompt for it.
+        ("spatial-sft", "task.mode=multi_turn", "prompts"),
+        ("spatial-grpo", "grpo.modes={multi_turn: 1, single_turn: 3}", "prompts"),
+        ("spatial-grpo", "task.mode=both", "prompts"),
     ],
 )
 def test_what_cannot_work_is_told(name: str, override: str, told: str) -> None:
@@ -106,6 +110,34 @@ def test_the_longest_conversation_is_prompt_image_and_budget() -> None:
     large = recipe("spatial-grpo", "model.max_pixels=156800", "task.max_tokens=150")
     # 100 more visual tokens of 28 by 28 pixels, and 100 more to say.
     assert sequence_tokens(large) - sequence_tokens(small) == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "told"),
+    [
+        ("spatial-sft", (), "ok     checkpoints: 2 newest and the best by validation_loss"),
+        ("spatial-sft", ("sft.evaluate_every=150",), "ok"),
+        ("spatial-sft", ("sft.evaluate_every=0",), "none is ever measured by validation_loss"),
+        ("spatial-sft", ("sft.checkpoint.every=0",), "a killed run starts again"),
+        ("spatial-grpo", ("grpo.checkpoint.best_metric=validation_correct_single_turn",), "ok"),
+        (
+            "spatial-grpo",
+            ("grpo.checkpoint.best_metric=validation_correct_single_turn", "grpo.max_policy_lag=1"),
+            "none is ever measured",
+        ),
+    ],
+)
+def test_a_best_checkpoint_that_nothing_measures_is_noted(name: str, overrides: tuple[str, ...], told: str) -> None:
+    found = check_recipe(recipe(name, *overrides), stage_of(name))
+    (finding,) = (finding for finding in found if finding.about == "checkpoints")
+    assert told in str(finding)
+
+
+@pytest.mark.parametrize("name", ["spatial-sft", "spatial-grpo"])
+def test_storage_out_of_reach_is_a_note(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VIGORL_S3__ENDPOINT", raising=False)
+    found = check_recipe(recipe(name, "root=s3://bucket/runs"), stage_of(name))
+    assert [finding.level for finding in found if finding.about == "files"] == ["note"]
 
 
 def test_files_that_are_there_are_found(tmp_path: Path) -> None:
@@ -125,6 +157,9 @@ def test_files_that_are_there_are_found(tmp_path: Path) -> None:
         recipe("quickstart-grpo", f"root={tmp_path}", "dataset={name: scenes, split: train}", "grpo.prompts=9"), "grpo"
     )
     assert any("8 examples" in finding.text for finding in few)
+    where = (f"root={tmp_path}", "dataset={name: scenes, split: train}", "grpo.init=models/tiny")
+    validated = check_recipe(recipe("quickstart-grpo", *where, "grpo.validation={every: 5, split: held-out}"), "grpo")
+    assert any("split held-out of the data set scenes is not there" in finding.text for finding in validated)
 
 
 def test_a_dry_run_prints_the_recipe_says_what_it_found_and_fails_where_it_must(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from html import escape
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from click.testing import CliRunner
@@ -34,7 +35,8 @@ CELLS = {"mix": GUESSES, "grpo": {**PERFECT, "direct_rate": 0.0}}
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Storage:
     """A run with two policies on one data set, and below it one that is called as a benchmark is."""
     storage = open_storage(str(tmp_path_factory.mktemp("evaluated")))
-    examples = [replace(SCENES[0], question=HOSTILE), *SCENES[1:]]
+    both = (SCENES[1].images[0], SCENES[2].images[0])
+    examples = [replace(SCENES[0], question=HOSTILE), replace(SCENES[1], images=both), *SCENES[2:]]
     for name in ("scenes", "vstar"):
         write_dataset(storage, ImageStore(storage), name, "test", examples)
     asyncio.run(_fill(storage))
@@ -82,10 +84,39 @@ def test_the_page_is_whole_loads_nothing_and_shows_settings_prompts_and_samples(
     assert "task.zoom.window_model_px" in html
     assert "resize.max_pixels" in html
     assert escape(load_prompt("synthetic_search", "multi_turn").text) in html
-    assert "The paper's numbers" in html
     assert "pass@2" in html
+    assert "judged_by" in html
+    assert 'aria-label="Image 2 of the question"' in html
+    assert "grpo, multi turn #1" in html, "the second sample of a question"
     assert "By size" in html
     assert "Point accuracy" in html
+
+
+def test_our_rows_stand_beside_the_papers_for_the_same_prompts(html: str) -> None:
+    overview, _, rest = html.partition('id="data-0"')
+    assert "multi-turn ViGoRL-7B 86.4 ±2.7" in overview
+    beside, _, folded = rest.partition("<h3>Beside the paper</h3>")[2].partition("<details>")
+    assert "this run" in beside
+    assert "multi-turn ViGoRL-7B" in beside
+    assert "Qwen2.5-VL-7B" not in beside, "it answered without a thought"
+    assert "Qwen2.5-VL-7B" in folded.partition("</details>")[0]
+
+
+def test_categories_have_their_mean_and_names_are_no_categories(storage: Storage) -> None:
+    gathered = gather(storage, "r")
+    number = next(k for k, c in enumerate(gathered.cells) if (c.policy, c.prompt) == ("mix", "multi_turn"))
+    cell, told = gathered.cells[number], to_json(gathered)[number]
+    assert told["mean_by_tag"]["size"] == fmean(share["value"] for share in told["by_tag"]["size"].values())
+    named = [replace(record, tags={"id": record.example_id, **record.tags}) for record in cell.records]
+    tags = replace(cell, records=named).tags
+    assert "size" in tags
+    assert "id" not in tags
+
+
+def test_who_judged_is_told(storage: Storage) -> None:
+    cell = gather(storage, "r").cells[0]
+    judged = replace(cell, records=[replace(cell.records[0], judged_by="judge@r7/0"), *cell.records[1:]])
+    assert (cell.judges, judged.judges) == ((), ("judge@r7/0",))
 
 
 def test_questions_stand_under_the_worst_that_became_of_them(html: str) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import random
 from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from PIL import Image as PILImage
 
 from tests.search.support import RESIZE, TASK, ZOOM, WrittenPolicy, answer, example, said, search_one, searching, zoom
 from vigorl_lib.domain.example import Example
-from vigorl_lib.domain.geometry import Frame, Point
+from vigorl_lib.domain.geometry import Frame, Point, Size
 from vigorl_lib.domain.grammar import MULTI_TURN, Zoom, parse_turn, render_turn
+from vigorl_lib.domain.image import Image, digest
 from vigorl_lib.domain.trajectory import Message, Origin, Role, Segment, Trajectory
 from vigorl_lib.domain.wire import BACKTRACK_PHRASE
 from vigorl_lib.environment.config import ZoomConfig
@@ -48,7 +51,12 @@ def wandering(seed: int) -> WrittenPolicy:
 
 @pytest.fixture(scope="module")
 def question() -> Example:
-    return example()
+    """On a picture that looks different everywhere: a crop in the wrong place must show."""
+    noise = random.Random(0).randbytes(448 * 448 * 3)
+    buffer = io.BytesIO()
+    PILImage.frombytes("RGB", (448, 448), noise).save(buffer, "PNG", compress_level=1)
+    data = buffer.getvalue()
+    return replace(example(), images=(Image(digest(data), "image/png", Size(448, 448), data),))
 
 
 @pytest.fixture

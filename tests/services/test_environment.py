@@ -37,6 +37,10 @@ async def test_every_outcome_equals_the_local_one(examples: list[Example]) -> No
                 assert there.observation.images[0].data == here.crop_image.data
             state = here.state
         assert here.stop is not None
+        for either in (local, remote):
+            with pytest.raises(EpisodeError, match="ended after 4 turns") as caught:
+                await either.step(state, TURNS[0], image)
+            assert caught.value.reason == "EPISODE_OVER"
         await remote.close()
     await local.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,13 @@ def test_a_run_with_adapters_continues_with_the_same_losses(storage: Storage) ->
     with pytest.raises(KeyboardInterrupt):
         train_sft(config, storage=storage, run_id="cut", seed=3, on_step=stop)
     assert losses(train(storage, "cut", steps=6, engine=ADAPTED)) == pytest.approx(losses(whole), abs=1e-6)
+
+
+def test_without_peft_a_run_with_adapters_is_refused(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ConfigError, match="vigorl\\[train\\]") as caught:
+        train(storage, "refused", engine=ADAPTED)
+    assert caught.value.reason == "PEFT_MISSING"
 
 
 def test_layers_that_the_model_does_not_have_are_refused(storage: Storage) -> None:

@@ -70,7 +70,11 @@ wait_for_workers=False); print('ready', flush=True); sys.stdin.read()"
     ("body", "cause"),
     [
         ("if rank == 1: raise DataError('no such image', reason='IMAGE_GONE')", "IMAGE_GONE: no such image"),
-        ("if rank == 1: raise MemoryError('the GPU is full')", "MemoryError: the GPU is full"),
+        pytest.param(
+            "if rank == 1: raise MemoryError('the GPU is full')",
+            "MemoryError: the GPU is full",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_all_ranks_end_with_the_cause_of_the_one_that_failed(body: str, cause: str) -> None:

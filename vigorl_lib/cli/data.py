@@ -58,6 +58,7 @@ def make_synthetic_data(recipe: Recipe) -> dict[str, float]:
 def show(root: str, name: str, split: str, limit: int) -> None:
     """Print the first records of a split."""
     from vigorl_lib.data.datasets import read_dataset
+    from vigorl_lib.data.exporters import answer_text
     from vigorl_lib.storage.base import open_storage
     from vigorl_lib.storage.images import ImageStore
 
@@ -66,7 +67,7 @@ def show(root: str, name: str, split: str, limit: int) -> None:
         size = example.images[0].size
         tags = " ".join(f"{key}={value}" for key, value in example.tags.items())
         click.echo(
-            f"{example.example_id}  {size.width}x{size.height}  {example.question}  → {example.truth.answer}  {tags}"
+            f"{example.example_id}  {size.width}x{size.height}  {example.question}  → {answer_text(example)}  {tags}"
         )
 
 

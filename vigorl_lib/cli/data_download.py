@@ -90,7 +90,7 @@ def _show(plan: Plan, place: str) -> None:
     click.echo(f"{source.name}: {commit.repository} at {commit.sha[:12]}, licence {licence}")
     for file in plan.files:
         state = "there already" if file.path in plan.done else "to be unpacked" if is_archive(file) else ""
-        proof = "" if file.sha256 else "size alone is checked"
+        proof = "" if file.digest else "size alone is checked"
         notes = ", ".join(note for note in (state, proof) if note)
         click.echo(f"  {file.size / 1e6:12,.1f} MB  {file.path}{f'  ({notes})' if notes else ''}")
     waiting = sum(file.size for file in plan.waiting)

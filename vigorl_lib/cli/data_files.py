@@ -69,6 +69,8 @@ def import_(source: Path, root: str, name: str, split: str, **how: Any) -> None:
         f"{told}{len(found.examples)} questions, {found.images} images in {root}, data set {name}, split {split} "
         f"(read as {files.format}{skipped})"
     )
+    if left_out := _left_out(files, split):
+        click.echo(f"columns that became nothing: {', '.join(left_out)} (--tag and --field take them)", err=True)
 
 
 @click.command()
@@ -175,6 +177,18 @@ def _source(
     return Source(path, format_, images, columns)
 
 
+def _left_out(source: Source, split: str) -> list[str]:
+    """Columns of a table that an import did not take, by its first row."""
+    from vigorl_lib.data.fields import Fields
+    from vigorl_lib.data.formats import CHAIN_FORMATS, CONVERSATIONS, RL
+
+    if source.format in (*CHAIN_FORMATS, CONVERSATIONS, RL):
+        return []
+    rows = source.tables(split)[0].rows
+    first = next((row for row in rows if isinstance(row, Fields)), None)
+    return [] if first is None else source.columns.left_out(first)
+
+
 def _tell(checked: Checked) -> None:
     for problem in checked.problems[:SHOWN_PROBLEMS]:
         click.echo(problem.message)
@@ -185,4 +199,5 @@ def _tell(checked: Checked) -> None:
     reasons = ", ".join(f"{reason} {count}" for reason, count in checked.reasons.most_common())
     skipped = f", {checked.skipped} rows without an image skipped" if checked.skipped else ""
     verdict = f"{len(checked.problems)} problems ({reasons})" if checked.problems else "nothing wrong"
-    click.echo(f"{checked.examples} questions, {checked.images} images{skipped}: {verdict}")
+    chains = f", {checked.chains} chains" if checked.chains else ""
+    click.echo(f"{checked.examples} questions, {checked.images} images{chains}{skipped}: {verdict}")

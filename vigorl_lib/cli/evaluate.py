@@ -51,6 +51,8 @@ def evaluate(
             raise click.UsageError("--rescore does not go with --benchmark; name its run and data set instead")
         show_benchmarks(recipe, shard, benchmark, files, as_json=as_json)
         return
+    if rescore and shard != ALL:
+        raise click.UsageError("--rescore does not go with --shard; it scores what all shards kept")
     if files is not None:
         raise click.UsageError("--files needs --benchmark NAME, or all")
     cells = run_async(rescore_policy(recipe) if rescore else evaluate_policy(recipe, shard))

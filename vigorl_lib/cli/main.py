@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 
 import click
@@ -64,6 +65,8 @@ def cli() -> None:
 
 
 def main() -> None:
+    # A pod is stopped by SIGTERM: what a command holds for its bucket is written on the way out, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Abort:

@@ -59,10 +59,12 @@ def tree(recipe: Recipe, example: str | None) -> None:
 
 
 @report.command()
-@click.option("--samples", default=12, show_default=True, help="Questions shown of each outcome.")
+@click.option(
+    "--samples", type=click.IntRange(min=0), help="Questions of each outcome.  [default: 12, less for many data sets]"
+)
 @click.option("--run-id", required=True, help="The run; with those below it, such as those of benchmarks.")
 @click.option("--root", required=True, help="Storage root: a folder or s3://bucket/prefix.")
-def evaluation(root: str, run_id: str, samples: int) -> None:
+def evaluation(root: str, run_id: str, samples: int | None) -> None:
     """Write report.html, results.json and results.md of the evaluations of a run."""
     from vigorl_lib.report.evaluation import write_evaluation_report
     from vigorl_lib.storage.base import open_storage
@@ -136,7 +138,8 @@ def _find(layout: RunLayout, example_id: str | None) -> Tree:
     for one in read_run(layout):
         if not one.nodes or (example_id is not None and one.example_id != example_id):
             continue
-        if largest is None or len(one.nodes) > len(largest.nodes):
+        # Single paths are trees of a root alone.
+        if largest is None or (len(one.nodes), len(one.rollouts)) > (len(largest.nodes), len(largest.rollouts)):
             largest = one
     if largest is None:
         wanted = f"of example {example_id} " if example_id is not None else ""

@@ -14,7 +14,7 @@ import click
 
 from vigorl_lib.cli.common import recipe_options, run_async, shard_option
 from vigorl_lib.cli.progress import Progress
-from vigorl_lib.errors import ConfigError, PolicyError
+from vigorl_lib.errors import ConfigError, PolicyError, RemoteError
 from vigorl_lib.recipes.schema import Recipe
 from vigorl_lib.rpc.config import ClientConfig
 from vigorl_lib.search.shards import ALL, Shard
@@ -60,7 +60,7 @@ def search_in_processes(recipe: Recipe, count: int) -> dict[str, float]:
     They reach policy, environment and reward as the recipe's `services` says. Raises PolicyError
     (SEARCH_INCOMPLETE), ProcessError.
     """
-    from vigorl_lib.jobs.local import Services
+    from vigorl_lib.jobs.local import ProcessError, Services
 
     targets = recipe.services.model_dump(mode="json", exclude={"search", "evaluation"})
     logs = Path(tempfile.mkdtemp(prefix="vigorl-search-"))
@@ -70,8 +70,19 @@ def search_in_processes(recipe: Recipe, count: int) -> dict[str, float]:
         for name in names.values():
             services.launch(name, "search", {"root": recipe.root, "services": targets})
         addresses = {shard: services.wait_ready(name) for shard, name in names.items()}
-        # Not the recipe's client settings: these services are on this machine and speak without TLS.
-        return run_async(_search(recipe, addresses, ClientConfig()))
+        try:
+            # Not the recipe's client settings: these services are on this machine and speak without TLS.
+            return run_async(_search(recipe, addresses, ClientConfig()))
+        except RemoteError as error:
+            # A service that was killed is the cause; that nobody answers, only how it showed.
+            for process in services.processes.values():
+                if (status := process.poll()) is not None:
+                    raise ProcessError(
+                        f"{process.name} ended with status {status}; what was journalled is kept, run the same command "
+                        f"again{process.last_words()}",
+                        reason="SERVICE_FAILED",
+                    ) from error
+            raise
 
 
 async def _search(recipe: Recipe, targets: Mapping[Shard, str], client: ClientConfig) -> dict[str, float]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -46,10 +44,6 @@ def up(model: str, engine: str, name: str, trainable_by: str, dataset: str | Non
     """Start the services on this machine, print their addresses, and keep them up until Ctrl-C."""
     from vigorl_lib.jobs.local import Services
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
     own: dict[str, Any] = {**local_engine(engine), "name": name, "model": model, "trainable_by": trainable_by}
     if trainable_by:
         own["weights_root"] = f"{root}/runs/{trainable_by}/weights"

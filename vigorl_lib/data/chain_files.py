@@ -85,6 +85,7 @@ def _example(fields: Fields, question: str, images: tuple[Image, ...], last: str
     """The question; where no gold answer is given, the chain's own one is it."""
     own = parse_turn(last, SINGLE_TURN, strict=False).action
     answer = fields.text("gt_answer", own.text if isinstance(own, Answer) else last).strip()
-    name = sha256("\n".join([question, *(image.sha256 for image in images)]).encode()).hexdigest()[:16]
+    told = [question, fields.text("gt_answer", ""), *(image.sha256 for image in images)]
+    name = sha256("\n".join(told).encode()).hexdigest()[:16]
     record = {"id": name, "question": question, **text_answer(answer, None)}
     return Draft(fields, record, (), clip=True).example(images)

@@ -13,8 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Lock
 
+from vigorl_lib.data.chain_files import read_chain_file
 from vigorl_lib.data.datasets import read_dataset_chains, read_manifest, split_lines
+from vigorl_lib.data.drafts import Pictures
 from vigorl_lib.data.fields import Fields, parse_line
+from vigorl_lib.data.formats import CHAIN_FORMATS
 from vigorl_lib.data.importers import OnProgress, Source, read_source
 from vigorl_lib.data.records import record_to_example
 from vigorl_lib.domain.example import AnswerKind, Example
@@ -36,6 +39,7 @@ class Checked:
     problems: list[VigorlError] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     examples: int = 0
+    chains: int = 0
     images: int = 0
     skipped: int = 0
     samples: list[tuple[Example, Image]] = field(default_factory=list)
@@ -52,6 +56,8 @@ def check_source(
     """Check files that are to be imported as `split`. Raises DataError where they cannot be read at all."""
     checked, eye = Checked(), _Eye(samples)
     examples: list[tuple[str, Example]] = []
+    if source.format in CHAIN_FORMATS:
+        return _finished(checked, _chain_examples(source, checked, eye, on_progress), eye)
     for result in read_source(source, split, eye.look, on_progress=on_progress):
         match result:
             case Example():
@@ -88,6 +94,7 @@ def check_dataset(
         except VigorlError as error:
             checked.problems.append(error)
             continue
+        checked.chains += len(found)
         for chain in found:
             shown += [(f"{chains}: {chain.trajectory_id}", image) for part in chain.segments for image in part.images]
     checked.problems += _pictures(ImageStore(storage, cache_bytes=0), shown, eye, on_progress)
@@ -104,11 +111,25 @@ def _finished(checked: Checked, examples: list[tuple[str, Example]], eye: _Eye) 
             f"{len(hidden)} questions do not name all of their choices, which the policy then does not know "
             f"(first: {hidden[0]})"
         )
-    kept = eye.kept
+    about: dict[str, list[Example]] = {sha256: [] for sha256 in eye.kept}
     for _, example in examples:
-        if (image := kept.pop(example.images[0].sha256, None)) is not None:
-            checked.samples.append((example, image))
+        about.get(example.images[0].sha256, []).append(example)
+    # Of several questions about an image, one that its digest draws.
+    checked.samples = [(some[int(sha256, 16) % len(some)], eye.kept[sha256]) for sha256, some in about.items() if some]
     return checked
+
+
+def _chain_examples(source: Source, checked: Checked, eye: _Eye, on_progress: OnProgress) -> list[tuple[str, Example]]:
+    """The questions that the chains of a file answer, each once, with the place of the first chain."""
+    found: dict[str, tuple[str, Example]] = {}
+    root = source.images or source.path.parent
+    for result in read_chain_file(source.path, Pictures(eye.look), root, on_progress):
+        if isinstance(result, DataError):
+            checked.problems.append(result)
+        else:
+            checked.chains += 1
+            found.setdefault(result.example.example_id, (result.where, result.example))
+    return list(found.values())
 
 
 def _records(storage: Storage, name: str, split: str, problems: list[VigorlError]) -> Iterator[tuple[str, Example]]:

@@ -30,10 +30,14 @@ OnBytes = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A file that is there: its size in bytes and digest as it came, and how many files it unpacked to (0: none)."""
+    """A file that is there: its size in bytes and digest as it came, and how many files it unpacked to (0: none).
+
+    `told` is the digest that the Hub told, SHA-256 or git's.
+    """
 
     size: int
     sha256: str
+    told: str
     unpacked: int = 0
 
 
@@ -88,7 +92,7 @@ def download(plan: Plan, hub: Hub, scratch: Path, on_bytes: OnBytes = lambda wha
 
         unpacked, sha256 = _bring(plan, file, hub, scratch, told)
         before += file.size
-        plan.done[file.path] = Done(file.size, sha256, unpacked)
+        plan.done[file.path] = Done(file.size, sha256, file.digest, unpacked)
         _write_record(plan)
     # The folder may be the user's own: it goes only if it was of use for nothing else.
     with suppress(OSError):
@@ -143,8 +147,8 @@ def _done(plan: Plan) -> dict[str, Done]:
         if file.path not in told:
             continue
         part = told.nested(file.path)
-        done = Done(part.integer("size"), part.text("sha256"), part.integer("unpacked"))
-        same = done.sha256 == file.sha256 if file.sha256 else same_commit
+        done = Done(part.integer("size"), part.text("sha256"), part.text("told"), part.integer("unpacked"))
+        same = done.told == file.digest if file.digest else same_commit
         if same and (done.unpacked or plan.target.exists(f"{plan.prefix}/{file.path}")):
             found[file.path] = done
     return found

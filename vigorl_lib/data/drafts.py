@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from threading import Lock
 from typing import Any
 
 from vigorl_lib.data.fields import Fields
@@ -17,7 +19,7 @@ from vigorl_lib.data.records import image_to_record, record_to_example
 from vigorl_lib.domain.example import AnswerKind, Example
 from vigorl_lib.domain.image import Image
 from vigorl_lib.domain.web_action import parse_action
-from vigorl_lib.errors import DataError
+from vigorl_lib.errors import DataError, VigorlError
 
 Picture = str | bytes
 """A path, relative to the image folder or absolute; or encoded bytes."""
@@ -53,31 +55,42 @@ Put = Callable[[bytes], Image]
 """What is done with an image's bytes: stored, or only looked at. Raises DataError for no image."""
 
 
-@dataclass(slots=True)
 class Pictures:
     """Images by what names them; a file that several rows name is read once. Safe to share among threads."""
 
-    put: Put
-    known: dict[Path, Image] = field(default_factory=dict)
+    def __init__(self, put: Put) -> None:
+        self._put, self._lock = put, Lock()
+        self._files: dict[Path, Future[Image]] = {}
 
     def image(self, fields: Fields, picture: Picture, folder: Path) -> Image:
         """An image without its bytes; paths are below `folder`. Raises DataError (IMAGE_MISSING, …) with the row."""
-        if isinstance(picture, bytes):
-            return self._checked(fields, picture, "")
-        path = find_file(folder, picture)
-        if path not in self.known:
-            try:
-                data = path.read_bytes()
-            except OSError as error:
-                raise fields.error(f"cannot read the image {path}: {error.strerror}", "IMAGE_MISSING") from None
-            self.known[path] = self._checked(fields, data, f"{picture}: ")
-        return self.known[path]
-
-    def _checked(self, fields: Fields, data: bytes, name: str) -> Image:
         try:
-            return self.put(data).without_data()
+            if isinstance(picture, bytes):
+                return self._put(picture).without_data()
+            return self._file(find_file(folder, picture)).result()
+        except OSError as error:
+            if isinstance(error, VigorlError):
+                raise
+            path = find_file(folder, str(picture))
+            raise fields.error(f"cannot read the image {path}: {error.strerror}", "IMAGE_MISSING") from None
         except DataError as error:
+            name = "" if isinstance(picture, bytes) else f"{picture}: "
             raise fields.error(f"{name}{error.message}", error.reason) from None
+
+    def _file(self, path: Path) -> Future[Image]:
+        with self._lock:
+            known = self._files.get(path)
+            if known is not None:
+                return known
+            future = self._files[path] = Future()
+        try:
+            future.set_result(self._put(path.read_bytes()).without_data())
+        except BaseException as error:
+            # Whoever waits for it must hear of it, too.
+            future.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
+        return future
 
 
 def cell_pictures(fields: Fields, name: str) -> tuple[Picture, ...]:

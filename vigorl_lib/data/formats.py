@@ -33,13 +33,22 @@ USER_FIELDS = (*FIELDS, "image")
 class Columns:
     """How the columns of somebody's table become ours.
 
-    `names` gives their column for a field of ours, `tags` the columns that become tags; `kind` is how answers are
-    matched where the rows do not say.
+    `names` gives their column for a field of ours ("" where a column that is called like ours is something else),
+    `tags` the columns that become tags; `kind` is how answers are matched where the rows do not say.
     """
 
     names: Mapping[str, str] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
     kind: AnswerKind | None = None
+
+    def theirs(self, name: str) -> str:
+        """Their column for a field of ours."""
+        return self.names.get(name, name)
+
+    def left_out(self, fields: Fields) -> list[str]:
+        """The columns of a row that become nothing, as a reader of tables takes them."""
+        taken = {self.theirs(name) for name in USER_FIELDS} | set(IMAGE_COLUMNS) | set(self.tags)
+        return sorted(set(fields.values) - taken)
 
 
 def reader(name: str, columns: Columns, split: str) -> Read:
@@ -79,7 +88,10 @@ def read_columns(fields: Fields, *, columns: Columns, split: str) -> Draft:
     Images may be paths or cells with bytes; `choices` make the question a choice, whose `answer` may be a letter or a
     number; a row without `id` is called by its place.
     """
-    values = {name: fields.values.get(columns.names.get(name, name)) for name in USER_FIELDS}
+    for theirs in (*columns.names.values(), *columns.tags):
+        if theirs and theirs not in fields.values:
+            raise fields.error(f"no column {theirs!r}; found {', '.join(sorted(fields.values)) or 'none'}")
+    values = {name: fields.values.get(columns.theirs(name)) for name in USER_FIELDS}
     record: dict[str, Any] = {name: value for name, value in values.items() if name not in ("image", "images")}
     record["id"] = _row_id(fields, record["id"], split)
     record["tags"] = _tags(fields, record["tags"], columns.tags)
@@ -151,7 +163,11 @@ def _images(fields: Fields, columns: Columns) -> tuple[Any, ...]:
     mapped = [columns.names[name] for name in ("image", "images") if name in columns.names]
     names = [name for name in (mapped or IMAGE_COLUMNS) if name in fields]
     if not names:
-        raise fields.error(f"expected an image in {' or '.join(mapped or IMAGE_COLUMNS)}, found none", "IMAGE_MISSING")
+        raise fields.error(
+            f"expected an image in {' or '.join(mapped or IMAGE_COLUMNS)}, found "
+            f"{', '.join(sorted(fields.values)) or 'nothing'}; name its column with --field image=COLUMN",
+            "IMAGE_MISSING",
+        )
     return cell_pictures(fields, names[0])
 
 
@@ -163,8 +179,16 @@ def _row_id(fields: Fields, given: object, split: str) -> object:
 
 
 def _tags(fields: Fields, given: object, names: tuple[str, ...]) -> dict[str, str]:
-    # A map column comes from Parquet as a list of pairs.
-    tags = dict(given) if isinstance(given, dict | list) else {}
+    try:
+        # A map column comes from Parquet as a list of pairs.
+        tags = dict(given) if isinstance(given, dict | list) else {}
+        if given and not tags:
+            raise ValueError
+    except (ValueError, TypeError):
+        raise fields.error(
+            f"tags: expected names with values, found {given!r}; if that column is something else, leave it out with "
+            "--field tags="
+        ) from None
     tags |= {name: _spelled(fields.values[name]) for name in names if fields.values.get(name) is not None}
     return {str(name): _spelled(value) for name, value in tags.items() if value is not None}
 

@@ -6,6 +6,7 @@ offset. The address is `HF_ENDPOINT`, the token `HF_TOKEN`. Checkpoints come thr
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -21,7 +22,7 @@ from urllib3.util import Retry, Timeout
 
 from vigorl_lib.data.fields import Fields
 from vigorl_lib.errors import CorruptObject, DataError, StorageError
-from vigorl_lib.storage.base import TEMPORARY_PREFIX, Checksum, checksum_stream
+from vigorl_lib.storage.base import TEMPORARY_PREFIX, checksum_stream
 
 ENDPOINT = "https://huggingface.co"
 CONNECT_S, READ_S = 20.0, 60.0
@@ -36,11 +37,16 @@ OnBytes = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A file of a commit; `sha256` is empty where the Hub does not know it, as for small text files."""
+    """A file of a commit; the Hub tells SHA-256 of large files, and git's digest of small ones as `blob`."""
 
     path: str
     size: int
     sha256: str = ""
+    blob: str = ""
+
+    @property
+    def digest(self) -> str:
+        return self.sha256 or self.blob
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +93,7 @@ class Hub:
         HUB_UNREACHABLE).
         """
         # Named after the content, so that nothing goes on with the beginning of another one.
-        part = path.with_name(f"{TEMPORARY_PREFIX}{(file.sha256 or commit.sha)[:16]}-{path.name}")
+        part = path.with_name(f"{TEMPORARY_PREFIX}{(file.digest or commit.sha)[:16]}-{path.name}")
         path.parent.mkdir(parents=True, exist_ok=True)
         failed = 0
         while (have := part.stat().st_size if part.exists() else 0) < file.size or not part.exists():
@@ -113,7 +119,8 @@ class Hub:
             again = response.status == 200
             size = 0 if again else offset
             with part.open("wb" if again else "ab") as stream:
-                for chunk in response.stream(CHUNK_BYTES):
+                # What has come is written even if the rest of it never does.
+                while chunk := response.read1(CHUNK_BYTES):
                     stream.write(chunk)
                     size += len(chunk)
                     if size > file.size:
@@ -147,26 +154,37 @@ def _next_page(link: str) -> str | None:
 
 
 def _file(fields: Fields) -> HubFile:
-    lfs = fields.values.get("lfs")
-    sha256 = lfs.get("oid", "") if isinstance(lfs, dict) else ""
-    return HubFile(fields.text("path"), fields.integer("size"), str(sha256).removeprefix("sha256:"))
+    path, size = fields.text("path"), fields.integer("size")
+    if "lfs" in fields:
+        # What git knows of a large file is the digest of a pointer to it.
+        return HubFile(path, size, sha256=fields.nested("lfs").text("oid").removeprefix("sha256:"))
+    return HubFile(path, size, blob=fields.text("oid", ""))
 
 
 def _verified(commit: Commit, file: HubFile, part: Path, path: Path) -> str:
     with part.open("rb") as stream:
         found = checksum_stream(stream)
-    expected = Checksum(file.size, file.sha256 or found.sha256)
-    if found != expected:
+    told, real = ("SHA-256", found.sha256) if file.sha256 else ("git blob", _blob(part))
+    if found.size != file.size or (file.digest and real != file.digest):
         # Nothing of it can be trusted to go on with.
         part.unlink()
         raise CorruptObject(
-            f"{commit.repository}: {file.path}: expected {file.size} bytes with SHA-256 {expected.sha256}, found "
-            f"{found.size} with {found.sha256}; start again",
+            f"{commit.repository}: {file.path}: expected {file.size} bytes with {told} {file.digest}, found "
+            f"{found.size} with {real}; start again",
             reason="DOWNLOAD_CORRUPT",
             file=file.path,
         )
     part.replace(path)
     return found.sha256
+
+
+def _blob(path: Path) -> str:
+    """Git's digest of a file's content."""
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as stream:
+        while chunk := stream.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 @contextmanager

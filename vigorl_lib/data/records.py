@@ -74,7 +74,7 @@ def read_truth(fields: Fields, size: Size) -> GroundTruth:
         known = ", ".join(AnswerKind)
         raise fields.error(f"kind: expected one of {known}, found {fields.text('kind')!r}") from None
     # A question for a point is answered by its box.
-    answer = fields.text("answer", "" if kind is AnswerKind.POINT else None)
+    answer = fields.text("answer", "") if kind is AnswerKind.POINT else _not_empty(fields, "answer")
     choices = tuple(fields.items("choices", ()))
     if not all(isinstance(choice, str) for choice in choices):
         raise fields.error("choices: expected a list of texts")

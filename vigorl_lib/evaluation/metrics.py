@@ -115,11 +115,12 @@ def not_parseable(records: Sequence[SampleRecord]) -> Proportion:
 
 
 def by_question(records: Sequence[SampleRecord]) -> dict[str, list[SampleRecord]]:
-    """All samples of each example, in the order of the examples."""
+    """All samples of each example by their number, in the order of the examples."""
     questions: dict[str, list[SampleRecord]] = {}
     for record in records:
         questions.setdefault(record.example_id, []).append(record)
-    return questions
+    # Records come in the order in which they were finished.
+    return {name: sorted(samples, key=lambda record: record.sample) for name, samples in questions.items()}
 
 
 def pass_at_k(records: Sequence[SampleRecord], k: int) -> Proportion:

@@ -228,12 +228,12 @@ def flat_settings(settings: Mapping[str, Any], lead: str = "") -> dict[str, str]
 
 
 def read_records(storage: Storage, prefix: str) -> list[SampleRecord]:
-    """Sample records under a prefix; of a sample recorded twice the first counts."""
+    """Sample records under a prefix by example id and number; of a sample recorded twice the first counts."""
     records: dict[tuple[str, int], SampleRecord] = {}
     for entry in read_segments(storage, prefix):
         record = SampleRecord(**entry["sample"])
         records.setdefault(_key(record), record)
-    return list(records.values())
+    return sorted(records.values(), key=_key)
 
 
 def read_kept_trajectories(storage: Storage, prefix: str) -> list[Trajectory]:

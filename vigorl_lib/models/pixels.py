@@ -109,6 +109,31 @@ class ViewCache:
 
 
 def to_patches(views: Sequence[View], processor: Qwen2VLImageProcessorPil) -> tuple[Tensor, Tensor]:
-    """`pixel_values` [patches, width] float32 and `image_grid_thw` [images, 3] of some views, in order."""
-    batch = processor(images=list(views), do_resize=False, return_tensors="pt")
-    return batch["pixel_values"], batch["image_grid_thw"]
+    """`pixel_values` [patches, width] float32 and `image_grid_thw` [images, 3] of some views, in order.
+
+    They are bit for bit what the processor itself makes of views, some five times quicker: patches in squares of
+    `merge_size`, of each its channels, and of each channel the same frame `temporal_patch_size` times.
+    """
+    import torch
+
+    side, merge, frames = processor.patch_size, processor.merge_size, processor.temporal_patch_size
+    grids = [(1, view.shape[0] // side, view.shape[1] // side) for view in views]
+    counts = [rows * columns for _, rows, columns in grids]
+    values = np.empty((sum(counts), 3, frames, side, side), dtype=np.float32)
+    start = 0
+    for view, (_, rows, columns), count in zip(views, grids, counts, strict=True):
+        squares = view.reshape(rows // merge, merge, side, columns // merge, merge, side, 3)
+        patches = squares.transpose(0, 3, 1, 4, 6, 2, 5).reshape(count, 3, side, side)
+        values[start : start + count] = _normalised(patches, processor)[:, :, None]
+        start += count
+    return torch.from_numpy(values.reshape(len(values), -1)), torch.tensor(grids)
+
+
+def _normalised(patches: NDArray[np.uint8], processor: Qwen2VLImageProcessorPil) -> NDArray[np.float32]:
+    """[patches, channels, height, width], with the processor's own operations in their order and precision."""
+    scale = processor.rescale_factor if processor.do_rescale else 1.0
+    values = (patches * np.float64(scale)).astype(np.float32)
+    if processor.do_normalize:
+        values -= np.array(processor.image_mean, dtype=np.float32)[:, None, None]
+        values /= np.array(processor.image_std, dtype=np.float32)[:, None, None]
+    return values

@@ -1,7 +1,8 @@
 """What can be said of a recipe before anything is started: do lengths, batches, memory and files fit together?
 
 `vigorl train sft|grpo --dry-run` prints it. Only numbers of the recipe and, of the files that the stage would read,
-their presence and two JSON files of the model are looked at.
+their presence and two JSON files of the model are looked at. What is not there, storage itself included, is a note: a
+recipe is checked on a laptop and run elsewhere.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Literal
 
 from vigorl_lib.data.datasets import find_manifest
 from vigorl_lib.domain.grammar import MODES, ActionKind
-from vigorl_lib.errors import VigorlError
+from vigorl_lib.errors import ConfigError, VigorlError
 from vigorl_lib.models.weights import open_parent
 from vigorl_lib.prompts import load_prompt
 from vigorl_lib.recipes.memory import estimate
@@ -23,6 +24,7 @@ from vigorl_lib.training.config import ChainSource, EngineConfig
 
 Stage = Literal["sft", "grpo"]
 Level = Literal["ok", "note", "error"]
+_Check = Callable[[Recipe, Stage], Iterator["Finding"]]
 
 FACTOR = 28
 """Pixels to a side of one visual token in the families that recipes are made for."""
@@ -48,8 +50,11 @@ class Finding:
 
 def check_recipe(recipe: Recipe, stage: Stage) -> list[Finding]:
     """All findings about a stage of a recipe, in a fixed order. Reads, and never writes."""
-    checks: tuple[Callable[[Recipe, Stage], Iterator[Finding]], ...] = (_lengths, _turns, _batches, _memory, _files)
-    return [finding for check in checks for finding in check(recipe, stage)]
+    findings = list(_prompts(recipe, stage))
+    checks: tuple[_Check, ...] = (_batches, _checkpoints, _files)
+    if all(finding.level == "ok" for finding in findings):
+        checks = (_lengths, _turns, _batches, _memory, _checkpoints, _files)
+    return [*findings, *(finding for check in checks for finding in check(recipe, stage))]
 
 
 def visual_tokens(pixels: int) -> int:
@@ -63,6 +68,22 @@ def sequence_tokens(recipe: Recipe) -> int:
     prompt = load_prompt(task.family, task.prompt_name)
     text = len(prompt.text) // CHARACTERS_PER_TOKEN + QUESTION_TOKENS
     return text + visual_tokens(recipe.model.max_pixels) + task.max_tokens
+
+
+def _prompts(recipe: Recipe, stage: Stage) -> Iterator[Finding]:
+    """The ways of asking; without them nothing can be said of lengths."""
+    task, grpo = recipe.task, recipe.grpo
+    asked = {task.mode: task.prompt_name}
+    if stage == "grpo":
+        asked |= {mode: mode for mode in (*grpo.modes, *grpo.validation.modes)}
+    for mode, prompt in asked.items():
+        if mode not in MODES:
+            yield Finding("error", "prompts", f"no mode {mode!r}; expected one of {', '.join(MODES)}")
+            continue
+        try:
+            yield Finding("ok", "prompts", load_prompt(task.family, prompt).name)
+        except ConfigError as error:
+            yield Finding("error", "prompts", error.message)
 
 
 def _lengths(recipe: Recipe, stage: Stage) -> Iterator[Finding]:
@@ -144,21 +165,40 @@ def _memory(recipe: Recipe, stage: Stage) -> Iterator[Finding]:
         yield Finding("note" if close else "ok", "memory", f"{needed}, of {hardware.gpu_memory_gib:g} GiB")
 
 
+def _checkpoints(recipe: Recipe, stage: Stage) -> Iterator[Finding]:
+    """Whether a checkpoint is ever measured by the metric that says which one is the best."""
+    settings = recipe.sft if stage == "sft" else recipe.grpo
+    rule, metric = settings.checkpoint, settings.checkpoint.best_metric
+    if not rule.every:
+        yield Finding("note", "checkpoints", f"{stage}.checkpoint.every is 0: a killed run starts again")
+    elif metric.startswith("validation_"):
+        key = "sft.evaluate_every" if stage == "sft" else "grpo.validation.every"
+        measured = recipe.sft.evaluate_every if stage == "sft" else recipe.grpo.validation.every
+        # A validation of GRPO asks weights that are as old as the lag allows.
+        lag = 0 if stage == "sft" else recipe.grpo.max_policy_lag
+        saved = range(rule.every, rule.every * (measured + 1), rule.every)
+        if any((step + lag) % measured == 0 for step in saved):
+            yield Finding("ok", "checkpoints", f"{rule.keep} newest and the best by {metric}")
+        else:
+            told = f"saved every {rule.every} steps, measured every {measured} ({key})"
+            yield Finding("note", "checkpoints", f"none is ever measured by {metric}: {told}")
+
+
 def _files(recipe: Recipe, stage: Stage) -> Iterator[Finding]:
-    storage = open_storage(recipe.root)
     settings = recipe.sft if stage == "sft" else recipe.grpo
     if not settings.init:
         yield Finding("error", "files", f"{stage}.init: expected a model to start from, found none")
+    if stage == "sft" and not recipe.sft.sources:
+        yield Finding("error", "files", "sft.sources: expected chains, found none")
     try:
+        storage = open_storage(recipe.root)
         if settings.init:
             yield from _init(recipe, storage, settings.init)
         if stage == "sft":
-            if not recipe.sft.sources:
-                yield Finding("error", "files", "sft.sources: expected chains, found none")
             for source in (*recipe.sft.sources, *recipe.sft.validation):
                 yield _chains(storage, source)
         else:
-            yield _dataset(recipe, storage)
+            yield from _dataset(recipe, storage)
     except (VigorlError, OSError) as error:
         yield Finding("note", "files", f"{recipe.root} was not looked into: {error}")
 
@@ -187,15 +227,18 @@ def _chains(storage: Storage, source: ChainSource) -> Finding:
     return _absent(f"chains {source.chains}")
 
 
-def _dataset(recipe: Recipe, storage: Storage) -> Finding:
-    name, split = recipe.dataset.name, recipe.dataset.split
+def _dataset(recipe: Recipe, storage: Storage) -> Iterator[Finding]:
+    name, validation = recipe.dataset.name, recipe.grpo.validation
     manifest = find_manifest(storage, name)
-    if manifest is None or split not in manifest.splits:
-        return _absent(f"the split {split} of the data set {name}")
-    count = manifest.splits[split].count
-    if count < recipe.grpo.prompts:
-        return Finding("note", "files", f"{name}/{split} has {count} examples: a step repeats some of them")
-    return Finding("ok", "files", f"{name}/{split}, {count} examples")
+    for split in (recipe.dataset.split, *((validation.split,) if validation.every else ())):
+        if manifest is None or split not in manifest.splits:
+            yield _absent(f"the split {split} of the data set {name}")
+            continue
+        count = manifest.splits[split].count
+        if split == recipe.dataset.split and count < recipe.grpo.prompts:
+            yield Finding("note", "files", f"{name}/{split} has {count} examples: a step repeats some of them")
+        else:
+            yield Finding("ok", "files", f"{name}/{split}, {count} examples")
 
 
 def _place(storage: Storage, uri: str) -> tuple[Storage, str]:

@@ -34,6 +34,9 @@ from vigorl_lib.storage.base import Storage
 from vigorl_lib.storage.images import ImageStore
 from vigorl_lib.storage.layout import RunLayout
 
+SAMPLES, FEWEST = 12, 2
+"""Questions of each outcome on a page of one data set, and of however many."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
@@ -56,11 +59,10 @@ class Measured:
     def tags(self) -> dict[str, dict[str, list[SampleRecord]]]:
         """Records by tag and value, of tags that tell groups of questions apart; of a benchmark its own tags."""
         benchmark = BENCHMARKS.get(self.dataset.partition("/")[0])
-        if benchmark is None:
-            names = sorted({tag for record in self.records for tag in record.tags})
-            parts = {name: split_by(self.records, name) for name in names}
-        else:
-            parts = categories(benchmark, self.records)
+        if benchmark is not None:
+            return {name: part for name, part in categories(benchmark, self.records).items() if len(part) > 1}
+        names = sorted({tag for record in self.records for tag in record.tags})
+        parts = {name: split_by(self.records, name) for name in names}
         # A tag with another value for each question is a name and not a group.
         questions = len(by_question(self.records))
         return {name: part for name, part in parts.items() if 1 < len(part) < questions}
@@ -85,10 +87,11 @@ class Gathered:
     examples: dict[str, dict[str, Example]]
 
 
-def write_evaluation_report(storage: Storage, run_id: str, *, samples: int = 12) -> str:
+def write_evaluation_report(storage: Storage, run_id: str, *, samples: int | None = None) -> str:
     """Write the three files under `runs/<run id>/evaluation/` and return the page's key.
 
-    `samples` questions of each outcome are shown. Raises DataError (EVALUATION_MISSING) where nothing is recorded.
+    `samples` questions of each outcome and data set are shown; without it, as many as a page can well hold. Raises
+    DataError (EVALUATION_MISSING) where nothing is recorded.
     """
     from vigorl_lib.report.evaluation_page import render_evaluation
 
@@ -96,6 +99,8 @@ def write_evaluation_report(storage: Storage, run_id: str, *, samples: int = 12)
     folder = f"{RunLayout(storage, run_id).root}/evaluation"
     storage.write(f"{folder}/results.json", json.dumps(to_json(gathered), indent=2).encode())
     storage.write(f"{folder}/results.md", to_markdown(gathered).encode())
+    if samples is None:
+        samples = max(FEWEST, SAMPLES // len({cell.dataset for cell in gathered.cells}))
     page = render_evaluation(gathered, ImageStore(storage).load, samples=samples)
     storage.write(f"{folder}/report.html", page.encode())
     return f"{folder}/report.html"
@@ -140,7 +145,7 @@ def _examples(storage: Storage, dataset: str) -> dict[str, Example]:
 
 def _measured(storage: Storage, prefix: str, settings: dict[str, Any], examples: dict[str, Example]) -> Measured:
     policy, prompt = prefix.rsplit("/", 2)[1:]
-    records = sorted(read_records(storage, prefix), key=lambda record: (record.example_id, record.sample))
+    records = read_records(storage, prefix)
     once = {trajectory.trajectory_id: trajectory for trajectory in reversed(read_kept_trajectories(storage, prefix))}
     kept = sorted(once.values(), key=lambda trajectory: trajectory.trajectory_id)
     counted = {one.trajectory_id: behaviours_of(one, examples.get(one.example_id)) for one in kept}

@@ -11,6 +11,8 @@ from vigorl_lib.policy.config import PolicyConfig
 from vigorl_lib.rpc.config import ClientConfig
 
 COMPOSED = "composed"
+REFERENCE = "reference."
+"""Names of the reference's rules begin so."""
 
 
 class RewardConfig(Section):

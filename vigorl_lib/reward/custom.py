@@ -16,7 +16,7 @@ from vigorl_lib.domain.example import Example
 from vigorl_lib.domain.trajectory import Trajectory
 from vigorl_lib.errors import ConfigError, RewardError, VigorlError
 from vigorl_lib.reward.base import Rule, Score
-from vigorl_lib.reward.config import COMPOSED, RewardConfig
+from vigorl_lib.reward.config import COMPOSED, REFERENCE, RewardConfig
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def load_rules(entries: Mapping[str, str]) -> dict[str, Rule]:
 
 def _function(name: str, entry: str) -> Any:
     module, _, attribute = entry.partition(":")
-    if name == COMPOSED or name.startswith("reference."):
+    if name == COMPOSED or name.startswith(REFERENCE):
         raise ConfigError(f"rules: {name!r} is a rule of this library; take another name", reason="RULE_INVALID")
     try:
         if not module or not attribute:

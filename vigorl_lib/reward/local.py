@@ -14,14 +14,13 @@ from vigorl_lib.domain.example import Example
 from vigorl_lib.domain.trajectory import Trajectory
 from vigorl_lib.errors import ConfigError, VigorlError
 from vigorl_lib.reward.base import Rule, Score
-from vigorl_lib.reward.config import COMPOSED, RewardConfig
+from vigorl_lib.reward.config import COMPOSED, REFERENCE, RewardConfig
 from vigorl_lib.reward.reference import RULES
 from vigorl_lib.reward.rules import reference_evaluation, reference_rule, score_trajectory, undecided
 
 if TYPE_CHECKING:
     from vigorl_lib.reward.judge import Judge
 
-REFERENCE = "reference."
 EVALUATION = "evaluation"
 """The reference's evaluation, which judges answers more leniently than its rewards do."""
 MAX_ITEMS_AT_ONCE = 32

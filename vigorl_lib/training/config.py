@@ -33,7 +33,7 @@ class LoraConfig(Section):
 
     rank: int = Field(default=0, ge=0)
     """Rank of each adapter; 0 trains the weights themselves."""
-    alpha: float = Field(default=32.0, gt=0.0)
+    alpha: int = Field(default=32, gt=0)
     """An adapter adds its product times `alpha / rank`."""
     modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     """Last names of the linear layers that get one, in the vision tower too unless it is frozen."""
@@ -105,8 +105,8 @@ class CheckpointConfig(Section):
     keep: int = Field(default=2, ge=1)
     """Checkpoints that are kept, the newest."""
     best_metric: str = ""
-    """Metric whose best checkpoint is kept besides, for example `validation_loss`; a checkpoint takes part if its last
-    step measured it. Empty keeps none."""
+    """Metric whose best checkpoint is kept besides, for example `validation_loss`; a checkpoint takes part if its
+    weights were measured. Empty keeps none."""
     best_mode: Literal["min", "max"] = "min"
     """Whether the lowest or the highest value of `best_metric` is the best."""
 

@@ -9,6 +9,7 @@ weights that are out already are not written again.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ from vigorl_lib.training.plan import Rollout, UpdatePlan, compare, plan_updates
 from vigorl_lib.training.ranks import from_first, raise_if_stopped
 from vigorl_lib.training.transfer import WeightSender, hurry_weights
 from vigorl_lib.training.weights import publish_weights
+
+log = logging.getLogger(__name__)
 
 POLL_S = 0.02
 MAX_POLL_S = 1.0
@@ -152,7 +155,7 @@ class _Grpo:
                 groups = groups or read_step(self._layout, step)
                 assert groups is not None
                 return groups, found
-            if isinstance(found, Ahead):
+            if found is not None and found.positions:
                 recorded = read_groups(self._layout, step)
                 for each in self._passes:
                     each.run(_rollouts(recorded[position], self._config) for position in found.positions)
@@ -162,6 +165,12 @@ class _Grpo:
         try:
             groups = self._poll(step, deadline)
             return groups, self._ahead(step) if groups is None else self._plan(groups)
+        except StorageError as error:
+            if not error.infrastructure or time.monotonic() >= deadline:
+                return None, error
+            log.warning("step %d waits for storage: %s: %s", step, error.reason, error.message)
+            time.sleep(MAX_POLL_S)
+            return None, Ahead([])
         except VigorlError as error:
             return None, error
 

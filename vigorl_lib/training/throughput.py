@@ -3,7 +3,8 @@
 Operations are those of the language model alone, by the usual count: 6 for each weight and token that it
 multiplies, attention as 6 * layers * width * L² for a causal sequence of L tokens, the last layer only at trained
 tokens. Recomputation (gradient checkpointing), the vision tower and prompts that are shared do not change the
-count, so the share of the peak (MFU) falls and rises with them.
+count, so the share of the peak (MFU) falls and rises with them. With adapters (LoRA) about a third of the count is not
+computed, for frozen weights need no gradient.
 """
 
 from __future__ import annotations

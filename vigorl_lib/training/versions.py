@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.02
 MAX_POLL_S = 1.0
-FOLLOW_S = 0.5
+FOLLOW_S = 0.2
 """How often `follow` looks for a version."""
 
 
