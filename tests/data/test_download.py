@@ -160,6 +160,41 @@ def test_a_killed_download_goes_on_in_another_process(fake: FakeHub, tmp_path: P
     assert (tmp_path / "t" / "task" / "a.jsonl").read_bytes() == INSIDE["task/a.jsonl"]
 
 
+def test_one_that_is_killed_while_it_unpacks_is_not_fetched_again(fake: FakeHub, tmp_path: Path) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(what: str, done: int, total: int) -> None:
+        if what == "task.tar: 1 files":
+            raise Killed
+
+    plan, hub = planned(fake, str(tmp_path / "t"), "*.tar")
+    with pytest.raises(Killed):
+        download(plan, hub, tmp_path / "scratch", kill)
+    fake.requests.clear()
+    plan, hub = planned(fake, str(tmp_path / "t"), "*.tar")
+    download(plan, hub, tmp_path / "scratch")
+    assert fake.fetched == []
+    assert (tmp_path / "t" / "task" / "images" / "a.png").exists()
+
+
+def test_files_that_are_there_already_are_proved_and_taken(fake: FakeHub, tmp_path: Path) -> None:
+    (tmp_path / "t" / "data").mkdir(parents=True)
+    (tmp_path / "t" / "data" / "small.json").write_bytes(b"[]")
+    (tmp_path / "t" / "data" / "test-00000.parquet").write_bytes(b"another content")
+    plan, hub = planned(fake, str(tmp_path / "t"), "data/*")
+    download(plan, hub, tmp_path / "scratch")
+    assert fake.fetched == [("data/test-00000.parquet", "")]
+    assert contents(tmp_path / "t")["data/test-00000.parquet"] == WANTED["data/test-00000.parquet"]
+
+
+def test_a_path_of_the_hub_that_leads_out_of_the_folder_is_refused(fake: FakeHub, tmp_path: Path) -> None:
+    fake.files["../outside"] = b"x"
+    with pytest.raises(StorageError) as caught:
+        planned(fake, str(tmp_path / "t"), "*outside")
+    assert caught.value.reason == "KEY_INVALID"
+
+
 def test_a_server_without_ranges_begins_anew(fake: FakeHub, tmp_path: Path) -> None:
     fake.broken_after, fake.ranges = 1300, False
     plan, hub = planned(fake, str(tmp_path / "t"), "data/test*")

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tests.data.strategies import names
 from tests.pictures import encoded
+from vigorl_lib.data import exporters
 from vigorl_lib.data.datasets import read_dataset, write_dataset
 from vigorl_lib.data.exporters import export_examples
 from vigorl_lib.data.fields import Fields
@@ -108,12 +109,22 @@ def test_what_is_exported_comes_back_the_same(
     target = open_storage(str(tmp_path / "out"))
     report = export_examples(storage, examples, format, target, "train")
     assert (report.written, +report.lost, report.left_out) == (len(examples), {}, {})
-    path = tmp_path / "out" / ("train.parquet" if format == "parquet" else "train.jsonl")
+    path = tmp_path / "out" / ("train-00000.parquet" if format == "parquet" else "train.jsonl")
     assert detect(path, Columns()) == format
     bring(storage, path)
     back = read_dataset(storage, ImageStore(storage), "mine", "train")
     assert back == examples
     assert [image.data for one in back for image in one.images] == [i.data for one in examples for i in one.images]
+
+
+def test_parquet_of_many_images_is_several_files_that_are_read_as_one_folder(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporters, "PARQUET_BYTES", 1)
+    write_dataset(storage, ImageStore(storage), "first", "train", EXAMPLES)
+    assert export_examples(storage, EXAMPLES, "parquet", open_storage(str(tmp_path / "out")), "train").written == 3
+    assert [path.name for path in sorted((tmp_path / "out").iterdir())] == [f"train-0000{k}.parquet" for k in range(3)]
+    assert bring(storage, tmp_path / "out").examples == EXAMPLES
 
 
 @settings(max_examples=25, deadline=None)
@@ -126,9 +137,9 @@ def test_any_text_survives_both_full_formats(
     with TemporaryDirectory() as folder:
         storage = open_storage(f"{folder}/root")
         write_dataset(storage, ImageStore(storage), "first", "train", [example])
-        for format, ending in (("jsonl", "jsonl"), ("parquet", "parquet")):
+        for format, file in (("jsonl", "train.jsonl"), ("parquet", "train-00000.parquet")):
             export_examples(storage, [example], format, open_storage(f"{folder}/{format}"), "train")
-            source = Source(Path(folder, format, f"train.{ending}"), format)
+            source = Source(Path(folder, format, file), format)
             assert import_examples(storage, source, format, "train").examples == [example]
 
 
@@ -326,7 +337,12 @@ def test_an_import_that_was_cut_off_stores_each_image_once(
     path = lines(folder / "q.jsonl", [*rows, {"id": "30"}])
     written: list[str] = []
     write = type(storage).write
-    monkeypatch.setattr(type(storage), "write", lambda self, key, data: (written.append(key), write(self, key, data)))
+
+    def noted(self: Storage, key: str, data: bytes) -> None:
+        written.append(key)
+        write(self, key, data)
+
+    monkeypatch.setattr(type(storage), "write", noted)
     with pytest.raises(DataError):
         bring(storage, path)
     assert storage.list("datasets/") == []

@@ -16,6 +16,7 @@ from vigorl_lib.evaluation.metrics import (
     compare,
     majority,
     mcnemar,
+    not_parseable,
     pass_at_k,
     split_by,
     summarize,
@@ -166,6 +167,19 @@ def test_questions_about_one_image_widen_the_interval_of_a_difference_too() -> N
     assert alone.difference == shared.difference == 0.5
     assert shared.high - shared.low > 2.5 * (alone.high - alone.low)
     assert shared.p_value == alone.p_value
+
+
+def test_votes_and_chances_about_one_image_are_no_independent_ones() -> None:
+    def run_of(per_image: int) -> list[SampleRecord]:
+        return [answered(f"q{k}", k < 40, image=f"i{k // per_image}", sample=n) for k in range(80) for n in range(2)]
+
+    for share in (majority, not_parseable, lambda records: pass_at_k(records, 2)):
+        apart, together = (
+            share([replace(r, outcome="correct" if r.correct else "malformed") for r in run])
+            for run in (run_of(1), run_of(10))
+        )
+        assert (apart.value, apart.n) == (together.value, together.n)
+        assert together.high - together.low > 2 * (apart.high - apart.low)
 
 
 def test_where_all_are_right_a_cluster_counts_once() -> None:

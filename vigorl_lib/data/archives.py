@@ -6,6 +6,7 @@ written; links inside a tar become copies. What was taken out before a refusal s
 
 from __future__ import annotations
 
+import gzip
 import tarfile
 import zipfile
 import zlib
@@ -19,13 +20,17 @@ SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 MAX_MEMBER_BYTES = 8 << 30
 """A member is in memory while it is written; one that claims more is refused."""
 
+UNREADABLE = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError)
+"""What the two readers raise about archives that are damaged, cut short, encrypted or packed in an unknown way."""
+
 Member = tuple[str, int, Callable[[], bytes]]
 """Name, size in bytes, and the content once it is wanted."""
 
 
-def unpack(archive: Path, storage: Storage, prefix: str, on_member: Callable[[str], None] = lambda name: None) -> int:
+def unpack(archive: Path, storage: Storage, prefix: str, on_file: Callable[[int], None] = lambda count: None) -> int:
     """Write every file of a tar or zip under `prefix/` and return how many; the same again writes the same.
 
+    `on_file` gets the number of files so far.
     Raises DataError (ARCHIVE_UNSAFE, ARCHIVE_UNREADABLE).
     """
     count = 0
@@ -38,8 +43,8 @@ def unpack(archive: Path, storage: Storage, prefix: str, on_member: Callable[[st
                 raise _unsafe(archive, name, f"claims {size} bytes, more than {MAX_MEMBER_BYTES}")
             storage.write(f"{prefix}/{name}" if prefix else name, content())
             count += 1
-            on_member(name)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+            on_file(count)
+    except UNREADABLE as error:
         if isinstance(error, tarfile.FilterError):
             raise _unsafe(archive, error.tarinfo.name, str(error)) from None
         raise DataError(

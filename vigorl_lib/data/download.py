@@ -87,8 +87,8 @@ def download(plan: Plan, hub: Hub, scratch: Path, on_bytes: OnBytes = lambda wha
     for file in plan.waiting:
         _check_room(file, scratch)
 
-        def told(size: int, file: HubFile = file, before: int = before) -> None:
-            on_bytes(file.path, before + size, plan.size_bytes)
+        def told(what: str, size: int, before: int = before) -> None:
+            on_bytes(what, before + size, plan.size_bytes)
 
         unpacked, sha256 = _bring(plan, file, hub, scratch, told)
         before += file.size
@@ -103,17 +103,21 @@ def is_archive(file: HubFile) -> bool:
     return file.path.endswith(SUFFIXES)
 
 
-def _bring(plan: Plan, file: HubFile, hub: Hub, scratch: Path, told: Callable[[int], None]) -> tuple[int, str]:
+def _bring(plan: Plan, file: HubFile, hub: Hub, scratch: Path, told: Callable[[str, int], None]) -> tuple[int, str]:
     """Number of files that it unpacked to, and digest."""
+
+    def fetched(size: int) -> None:
+        told(file.path, size)
+
     place = plan.target.local_path(f"{plan.prefix}/{file.path}")
     if place is not None and not is_archive(file):
-        return 0, hub.download(plan.commit, file, place, told)
+        return 0, hub.download(plan.commit, file, place, fetched)
     staging = scratch / digest(f"{plan.commit.sha}/{file.path}".encode())[:16]
     local = staging / file.path
-    sha256 = hub.download(plan.commit, file, local, told)
+    sha256 = hub.download(plan.commit, file, local, fetched)
     if is_archive(file):
         folder = f"{plan.prefix}/{file.path}".rpartition("/")[0]
-        unpacked = unpack(local, plan.target, folder)
+        unpacked = unpack(local, plan.target, folder, lambda count: told(f"{file.path}: {count} files", file.size))
     else:
         # The folder holds this file alone.
         unpacked = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,9 @@ from vigorl_lib.storage.base import Storage
 from vigorl_lib.storage.images import ImageStore
 
 EXPORT_FORMATS = (JSONL, PARQUET, CONVERSATIONS, RL)
+
+PARQUET_BYTES = 256 << 20
+"""A Parquet file is closed when its images are of so many bytes."""
 
 _UNTOLD = ("choices", "evidence", "distractors", "region", "accepted", "task", "tags")
 """Fields that the published formats have no place for."""
@@ -52,7 +55,7 @@ def export_examples(
     *,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> ExportedQuestions:
-    """Write examples as `<split>.jsonl` or `<split>.parquet` of `target`, with `images/` except in Parquet.
+    """Write examples as `<split>.jsonl` of `target` with `images/`, or as `<split>-00000.parquet` and so on.
 
     Raises DataError (FORMAT_UNKNOWN), ObjectNotFound, CorruptObject.
     """
@@ -62,18 +65,42 @@ def export_examples(
         )
     report = ExportedQuestions()
     files = _Files(ImageStore(storage, cache_bytes=0), target)
-    rows: list[Row] = []
-    for done, example in enumerate(examples, start=1):
-        row = _row(example, format, files, report)
-        if row is not None:
-            rows.append(row)
-        on_progress(done)
-    report.written = len(rows)
+    rows = _rows(examples, format, files, report, on_progress)
     if format == PARQUET:
-        target.write(f"{split}.parquet", _parquet(rows))
+        for number, part in enumerate(_parts(rows)):
+            target.write(f"{split}-{number:05d}.parquet", _parquet(part))
     else:
         target.write(f"{split}.jsonl", b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
     return report
+
+
+def _rows(
+    examples: Iterable[Example],
+    format: str,
+    files: _Files,
+    report: ExportedQuestions,
+    on_progress: Callable[[int], None],
+) -> Iterator[Row]:
+    for done, example in enumerate(examples, start=1):
+        row = _row(example, format, files, report)
+        if row is not None:
+            report.written += 1
+            yield row
+        on_progress(done)
+
+
+def _parts(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Rows of one Parquet file each, which is in memory while it is written."""
+    part: list[Row] = []
+    size = 0
+    for row in rows:
+        part.append(row)
+        size += sum(len(cell["bytes"]) for cell in row["images"])
+        if size >= PARQUET_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
 
 
 def export_reference_chains(

@@ -22,7 +22,7 @@ from urllib3.util import Retry, Timeout
 
 from vigorl_lib.data.fields import Fields
 from vigorl_lib.errors import CorruptObject, DataError, StorageError
-from vigorl_lib.storage.base import TEMPORARY_PREFIX, checksum_stream
+from vigorl_lib.storage.base import TEMPORARY_PREFIX, check_key, checksum_stream
 
 ENDPOINT = "https://huggingface.co"
 CONNECT_S, READ_S = 20.0, 60.0
@@ -87,11 +87,15 @@ class Hub:
         return Commit(repository, sha, licence if isinstance(licence, str) else "", tuple(files))
 
     def download(self, commit: Commit, file: HubFile, path: Path, on_bytes: OnBytes = lambda size: None) -> str:
-        """Put a file at `path` and return its SHA-256; what an earlier try left beside it is gone on with.
+        """Put a file at `path` and return its SHA-256; what an earlier try left, there or beside it, is made use of.
 
         Raises CorruptObject (DOWNLOAD_CORRUPT) where size or digest are not the Hub's, StorageError (HUB_REFUSED,
         HUB_UNREACHABLE).
         """
+        if file.digest and path.is_file():
+            there = _measured(file, path)
+            if there.right:
+                return there.sha256
         # Named after the content, so that nothing goes on with the beginning of another one.
         part = path.with_name(f"{TEMPORARY_PREFIX}{(file.digest or commit.sha)[:16]}-{path.name}")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,23 +158,41 @@ def _next_page(link: str) -> str | None:
 
 
 def _file(fields: Fields) -> HubFile:
-    path, size = fields.text("path"), fields.integer("size")
+    # A mirror's answer must not lead out of the folder either.
+    path, size = check_key(fields.text("path")), fields.integer("size")
     if "lfs" in fields:
         # What git knows of a large file is the digest of a pointer to it.
         return HubFile(path, size, sha256=fields.nested("lfs").text("oid").removeprefix("sha256:"))
     return HubFile(path, size, blob=fields.text("oid", ""))
 
 
-def _verified(commit: Commit, file: HubFile, part: Path, path: Path) -> str:
-    with part.open("rb") as stream:
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """A file as it is: `digest` is of the kind that the Hub tells of it, if it tells one."""
+
+    size: int
+    sha256: str
+    digest: str
+    right: bool
+
+
+def _measured(file: HubFile, path: Path) -> _Measured:
+    with path.open("rb") as stream:
         found = checksum_stream(stream)
-    told, real = ("SHA-256", found.sha256) if file.sha256 else ("git blob", _blob(part))
-    if found.size != file.size or (file.digest and real != file.digest):
+    digest = _blob(path) if file.blob else found.sha256
+    right = found.size == file.size and file.digest in ("", digest)
+    return _Measured(found.size, found.sha256, digest, right)
+
+
+def _verified(commit: Commit, file: HubFile, part: Path, path: Path) -> str:
+    found = _measured(file, part)
+    if not found.right:
         # Nothing of it can be trusted to go on with.
         part.unlink()
+        kind = "git blob" if file.blob else "SHA-256"
         raise CorruptObject(
-            f"{commit.repository}: {file.path}: expected {file.size} bytes with {told} {file.digest}, found "
-            f"{found.size} with {real}; start again",
+            f"{commit.repository}: {file.path}: expected {file.size} bytes with {kind} {file.digest or 'of any value'}, "
+            f"found {found.size} with {found.digest}; start again",
             reason="DOWNLOAD_CORRUPT",
             file=file.path,
         )

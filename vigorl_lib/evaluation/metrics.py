@@ -24,7 +24,7 @@ class SampleRecord:
     `point_error_px` is the distance of the last point to the middle of the evidence, in pixels of the
     model frame, and `hit` whether that point lies where its crop shows the evidence's middle (or, without
     a zoom, on the evidence); both are None where no evidence is known. `invalid` counts the turns that the
-    environment could not act on, by kind (malformed, outside, repeated).
+    environment could not act on, by kind (malformed, outside, repeated, over_budget).
     """
 
     example_id: str
@@ -85,14 +85,15 @@ def wilson(successes: float, n: int, *, effective: float | None = None) -> Propo
 
 def accuracy(records: Sequence[SampleRecord]) -> Proportion:
     """Share of right samples. Samples about the same image are one cluster and widen the interval."""
-    return clustered([record.correct for record in records], [record.image or record.example_id for record in records])
+    return clustered([record.correct for record in records], list(map(_cluster, records)))
 
 
-def clustered(verdicts: Sequence[bool], clusters: Sequence[str]) -> Proportion:
+def clustered(verdicts: Sequence[float], clusters: Sequence[str]) -> Proportion:
     """Share of the verdicts that hold, of which those of one cluster may depend on each other.
 
     The interval is Wilson's with n divided by the design effect: the cluster-robust variance of the share over that
-    of independent verdicts, at least 1 (Kish 1965). Where every cluster has one verdict it is Wilson's own.
+    of independent verdicts, at least 1 (Kish 1965). Where every cluster has one verdict it is Wilson's own. A verdict
+    may be a chance between 0 and 1; chances spread less than verdicts, so the interval is then a careful one.
     """
     n, right = len(verdicts), sum(verdicts)
     if n == 0:
@@ -111,7 +112,7 @@ def clustered(verdicts: Sequence[bool], clusters: Sequence[str]) -> Proportion:
 
 def not_parseable(records: Sequence[SampleRecord]) -> Proportion:
     """Share of samples without an answer that can be read as one; they count as wrong and are told apart."""
-    return wilson(sum(record.outcome in NOT_PARSEABLE for record in records), len(records))
+    return clustered([record.outcome in NOT_PARSEABLE for record in records], list(map(_cluster, records)))
 
 
 def by_question(records: Sequence[SampleRecord]) -> dict[str, list[SampleRecord]]:
@@ -126,17 +127,16 @@ def by_question(records: Sequence[SampleRecord]) -> dict[str, list[SampleRecord]
 def pass_at_k(records: Sequence[SampleRecord], k: int) -> Proportion:
     """Chance that one of k samples is right, by the unbiased estimator 1 - C(n - c, k) / C(n, k) (Chen et al. 2021).
 
-    The interval is Wilson's over questions; a mean of chances spreads less than one of verdicts, so it is careful.
     Raises ValueError where a question has fewer than k samples.
     """
-    questions = by_question(records).values()
+    questions = list(by_question(records).values())
     if any(len(samples) < k for samples in questions):
         raise ValueError(f"pass@{k} needs {k} samples of each question, found {min(map(len, questions))}")
     chances = []
     for samples in questions:
         n, right = len(samples), sum(record.correct for record in samples)
         chances.append(1.0 - math.comb(n - right, k) / math.comb(n, k))
-    return wilson(sum(chances), len(chances))
+    return clustered(chances, [_cluster(samples[0]) for samples in questions])
 
 
 def majority(records: Sequence[SampleRecord]) -> Proportion:
@@ -144,15 +144,19 @@ def majority(records: Sequence[SampleRecord]) -> Proportion:
 
     Answers are the same if they differ in case and blanks only; samples without an answer do not vote.
     """
-    right = 0
-    questions = by_question(records)
-    for samples in questions.values():
+    verdicts = []
+    questions = list(by_question(records).values())
+    for samples in questions:
         votes: dict[str, list[SampleRecord]] = {}
         for record in samples:
             if record.answer is not None:
                 votes.setdefault(" ".join(record.answer.lower().split()), []).append(record)
-        right += max(votes.values(), key=len)[0].correct if votes else False
-    return wilson(right, len(questions))
+        verdicts.append(max(votes.values(), key=len)[0].correct if votes else False)
+    return clustered(verdicts, [_cluster(samples[0]) for samples in questions])
+
+
+def _cluster(record: SampleRecord) -> str:
+    return record.image or record.example_id
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -174,7 +178,7 @@ def compare(
     each is McNemar's; it takes examples for independent.
     """
     of_first, of_second = _shares_by_question(first), _shares_by_question(second)
-    images = {record.example_id: record.image or record.example_id for record in first}
+    images = {record.example_id: _cluster(record) for record in first}
     shared = [name for name in of_first if name in of_second]
     differences = [of_first[name] - of_second[name] for name in shared]
     n = len(differences)

@@ -55,7 +55,7 @@ class LogProbPass:
     def of(self, rollouts: Iterable[Rollout]) -> Tensor:
         """Log-probabilities, [N], of these rollouts' trained tokens, in their order."""
         kept = [self._done[rollout] for rollout in rollouts]
-        return torch.cat(kept).to(self._learner.engine.device) if kept else torch.empty(0)
+        return torch.cat(kept or [torch.empty(0)]).to(self._learner.engine.device)
 
     def _micro_batches(self, group: Mapping[Rollout, Sample]) -> list[dict[Rollout, Sample]]:
         rollouts, samples = list(group), list(group.values())
