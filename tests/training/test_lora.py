@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from tests.training.conftest import CAPTIONS
-from tests.training.support import ENGINE, sft_values
+from tests.training.support import DEADLINE_S, ENGINE, sft_values, trainer, wait_for, write_recipe
 from vigorl_lib.errors import ConfigError
 from vigorl_lib.models.loading import load_model
 from vigorl_lib.storage.base import Storage
 from vigorl_lib.storage.layout import RunLayout
-from vigorl_lib.training.checkpoint import export_hf
+from vigorl_lib.training.checkpoint import checkpoint_steps, export_hf
 from vigorl_lib.training.config import SftConfig
 from vigorl_lib.training.lora import merged
 from vigorl_lib.training.metrics import read_metrics
@@ -101,6 +101,23 @@ def test_a_run_with_adapters_continues_with_the_same_losses(storage: Storage) ->
     with pytest.raises(KeyboardInterrupt):
         train_sft(config, storage=storage, run_id="cut", seed=3, on_step=stop)
     assert losses(train(storage, "cut", steps=6, engine=ADAPTED)) == pytest.approx(losses(whole), abs=1e-6)
+
+
+@pytest.mark.slow
+def test_two_ranks_then_one_train_the_adapters_of_one(storage: Storage) -> None:
+    pytest.importorskip("peft")
+    engine = {**ADAPTED, "zero_stage": 3}
+    recipe = write_recipe(storage, sft=sft_values(steps=10, engine=engine), seed=3)
+    layout = RunLayout(storage, "run/sft")
+    launcher = trainer(recipe, "sft", processes=2)
+    wait_for(lambda: bool(checkpoint_steps(layout)), launcher)
+    launcher.terminate()
+    launcher.wait(DEADLINE_S)
+    assert len(read_metrics(layout)) < 10
+    assert trainer(recipe, "sft").wait(DEADLINE_S) == 0
+    assert losses(read_metrics(layout)) == pytest.approx(
+        losses(train(storage, "alone", steps=10, engine=engine)), abs=1e-4
+    )
 
 
 def test_without_peft_a_run_with_adapters_is_refused(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,6 +84,7 @@ def test_all_ranks_end_with_the_cause_of_the_one_that_failed(body: str, cause: s
     assert waiting[1] == f"RANK_FAILED: rank 1 failed: {cause}"
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_killed_is_told_apart_from_one_that_failed() -> None:
     waiting, killed = ranks("if rank == 1: print('here', file=sys.stderr, flush=True); os.kill(os.getpid(), 9)")
     assert killed == (-9, "here")

@@ -191,7 +191,7 @@ def _verified(commit: Commit, file: HubFile, part: Path, path: Path) -> str:
         part.unlink()
         kind = "git blob" if file.blob else "SHA-256"
         raise CorruptObject(
-            f"{commit.repository}: {file.path}: expected {file.size} bytes with {kind} {file.digest or 'of any value'}, "
+            f"{commit.repository}: {file.path}: expected {file.size} bytes with {kind} {file.digest or 'any'}, "
             f"found {found.size} with {found.digest}; start again",
             reason="DOWNLOAD_CORRUPT",
             file=file.path,

@@ -17,8 +17,9 @@ from typing import Any
 from vigorl_lib.data.fields import Fields, numbered_lines, parse_line
 from vigorl_lib.errors import DataError
 
-BATCH_ROWS = 16
-"""Rows of a Parquet or Arrow file in memory at a time: each may hold images of several megabytes."""
+BATCH_ROWS = 8
+"""Rows of a Parquet or Arrow file in memory at a time: each may hold images of several megabytes, and a benchmark's
+thirty files are open together."""
 
 Row = Fields | DataError
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".arrow")
@@ -75,10 +76,10 @@ def _json(path: Path) -> Table:
     try:
         values = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path.name}: expected a JSON list of objects: {error}", reason="RECORD_INVALID") from None
+        raise DataError(f"{path}: expected a JSON list of objects: {error}", reason="RECORD_INVALID") from None
     if not isinstance(values, list):
         raise DataError(
-            f"{path.name}: expected a JSON list of objects, found {type(values).__name__}", reason="RECORD_INVALID"
+            f"{path}: expected a JSON list of objects, found {type(values).__name__}", reason="RECORD_INVALID"
         )
     return Table(path, len(values), _numbered(path, iter(values)))
 
@@ -87,7 +88,7 @@ def _csv(path: Path) -> Table:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path.name}: expected UTF-8 text: {error}", reason="RECORD_INVALID") from None
+        raise DataError(f"{path}: expected UTF-8 text: {error}", reason="RECORD_INVALID") from None
     values = list(csv.DictReader(io.StringIO(text, newline="")))
     return Table(path, len(values), _numbered(path, iter(values)))
 
@@ -99,7 +100,7 @@ def _parquet(path: Path) -> Table:
     try:
         file = pyarrow.parquet.ParquetFile(path)
     except pyarrow.ArrowException as error:
-        raise DataError(f"{path.name}: expected a Parquet file: {error}", reason="RECORD_INVALID") from None
+        raise DataError(f"{path}: expected a Parquet file: {error}", reason="RECORD_INVALID") from None
     batches = file.iter_batches(batch_size=BATCH_ROWS)
     return Table(path, file.metadata.num_rows, _numbered(path, _batch_rows(path, batches)))
 
@@ -111,7 +112,7 @@ def _arrow(path: Path) -> Table:
         # As `datasets` saves to disk: a stream, mapped so that only what is taken comes into memory.
         table = pyarrow.ipc.open_stream(pyarrow.memory_map(str(path))).read_all()
     except pyarrow.ArrowException as error:
-        raise DataError(f"{path.name}: expected an Arrow stream: {error}", reason="RECORD_INVALID") from None
+        raise DataError(f"{path}: expected an Arrow stream: {error}", reason="RECORD_INVALID") from None
     return Table(path, table.num_rows, _numbered(path, _batch_rows(path, table.to_batches(BATCH_ROWS))))
 
 
@@ -122,7 +123,7 @@ def _batch_rows(path: Path, batches: Any) -> Iterator[dict[str, Any]]:
         for batch in batches:
             yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path.name}: the file is cut short or damaged: {error}", reason="RECORD_INVALID") from None
+        raise DataError(f"{path}: the file is cut short or damaged: {error}", reason="RECORD_INVALID") from None
 
 
 def _numbered(path: Path, values: Iterator[object]) -> Iterator[Row]:

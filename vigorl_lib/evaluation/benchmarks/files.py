@@ -6,20 +6,17 @@ Rows come as `Fields`, so that a field that is missing or of another type is an 
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vigorl_lib.data.fields import Fields, numbered_lines, parse_line
+from vigorl_lib.data.drafts import Picture, cell_pictures, find_file
+from vigorl_lib.data.fields import Fields
+from vigorl_lib.data.rows import open_table
 from vigorl_lib.domain.image import Image
 from vigorl_lib.errors import DataError
 from vigorl_lib.storage.images import probe
-
-PARQUET_ROWS = 8
-"""Rows of each Parquet file in memory at a time, with images of several megabytes; MMMU has thirty files."""
-
 
 @dataclass(frozen=True, slots=True)
 class Files:
@@ -41,16 +38,17 @@ class Files:
                 yield path, row
                 waiting.append((path, rows))
 
-    def image(self, row: Fields, name: str, beside: Path, folders: Sequence[str] = ("",)) -> Image:
-        """The image in the file that `image_path` finds. Raises DataError, also where the file is no image."""
-        return checked_image(row, self.image_path(row, name, beside, folders).read_bytes())
+    def image(self, row: Fields, picture: Picture, beside: Path, folders: Sequence[str] = ("",)) -> Image:
+        """The image of these bytes, or in the file that `image_path` finds. Raises DataError, also for no image."""
+        data = picture if isinstance(picture, bytes) else self.image_path(row, picture, beside, folders).read_bytes()
+        return checked_image(row, data)
 
     def image_path(self, row: Fields, name: str, beside: Path, folders: Sequence[str] = ("",)) -> Path:
         """The file called `name`, looked for in `folders` beside the rows' file, then under the root.
 
         Raises DataError (IMAGE_MISSING) with the row.
         """
-        places = [base / folder / name for base in (beside.parent, self.root) for folder in folders]
+        places = [find_file(base / folder, name) for base in (beside.parent, self.root) for folder in folders]
         found = next((place for place in places if place.is_file()), None)
         if found is None:
             tried = ", ".join(str(place) for place in places)
@@ -59,27 +57,21 @@ class Files:
 
 
 def read_rows(path: Path) -> Iterator[Fields]:
-    """Rows of a JSON array, a JSONL or a Parquet file, by its ending."""
-    try:
-        if path.suffix == ".parquet":
-            yield from _parquet_rows(path)
-        elif path.suffix == ".jsonl":
-            yield from (parse_line(line, where) for where, line in numbered_lines(path.read_bytes(), path.name))
-        else:
-            yield from _json_rows(path)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error}", reason="FILE_MISSING") from None
+    """Rows of a file, by its ending. One that cannot be read ends it: with fewer questions it is another benchmark."""
+    for row in open_table(path).rows:
+        if isinstance(row, DataError):
+            raise row
+        yield row
 
 
 def cell_image(row: Fields, name: str) -> Image | None:
     """The image in a Parquet cell, `{"bytes", "path"}` as Hugging Face writes it; None for an empty cell."""
-    cell = row.values.get(name)
-    return None if cell is None else _cell(row, name, cell)
+    return cell_images(row, name)[0] if name in row else None
 
 
 def cell_images(row: Fields, name: str) -> tuple[Image, ...]:
     """The images of a list cell."""
-    return tuple(_cell(row, name, cell) for cell in row.items(name))
+    return tuple(_in_cell(row, name, picture) for picture in cell_pictures(row, name))
 
 
 def checked_image(row: Fields, data: bytes) -> Image:
@@ -89,33 +81,7 @@ def checked_image(row: Fields, data: bytes) -> Image:
         raise row.error(error.message, error.reason) from None
 
 
-def _cell(row: Fields, name: str, cell: object) -> Image:
-    data = cell.get("bytes") if isinstance(cell, dict) else cell
-    if not isinstance(data, bytes):
-        raise row.error(f"{name}: expected the bytes of an image, found {type(data).__name__}", "IMAGE_MISSING")
-    return checked_image(row, data)
-
-
-def _parquet_rows(path: Path) -> Iterator[Fields]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        number = 0
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=PARQUET_ROWS):
-            for values in batch.to_pylist():
-                number += 1
-                yield Fields(values, f"{path.name}:{number}")
-    except pyarrow.ArrowInvalid as error:
-        raise DataError(f"{path}: expected a Parquet file: {error}", reason="RECORD_INVALID") from None
-
-
-def _json_rows(path: Path) -> Iterator[Fields]:
-    try:
-        rows = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DataError(f"{path}: expected a JSON list: {error}", reason="RECORD_INVALID") from None
-    if not isinstance(rows, list):
-        raise DataError(f"{path}: expected a JSON list, found {type(rows).__name__}", reason="RECORD_INVALID")
-    for number, values in enumerate(rows, start=1):
-        yield Fields(values, f"{path.name}:{number}")
+def _in_cell(row: Fields, name: str, picture: Picture) -> Image:
+    if isinstance(picture, str):
+        raise row.error(f"{name}: expected the bytes of an image, found the path {picture!r} alone", "IMAGE_MISSING")
+    return checked_image(row, picture)
