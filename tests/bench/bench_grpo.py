@@ -55,7 +55,7 @@ RUN = "bench/trl"
 
 
 def run() -> dict[str, float]:
-    root = prepare()
+    root = prepare("grpo")
     figures = _through_services(root) | _beside_trl(root.parent / "trl") | overlap.run(root.parent / "overlap")
     figures["speedup_over_turn_barrier"] = bench_rollout.run()["speedup_over_turn_barrier"]
     return figures

@@ -33,7 +33,7 @@ LONG_TAILED = 96
 
 
 def run() -> dict[str, float]:
-    root = prepare()
+    root = prepare("sft")
     storage = open_storage(str(root))
     return _beside_trl(storage, root.parent / "trl-sft") | _long_tailed(root) | _shared_prompts(root)
 

@@ -15,9 +15,9 @@ from vigorl_lib.recipes.schema import Recipe
 FOLDER = Path("build") / "bench" / "training"
 
 
-def prepare() -> Path:
-    """An empty run beside data that is made once."""
-    root = FOLDER.resolve()
+def prepare(name: str) -> Path:
+    """The root of one benchmark: an empty run beside data that is made once."""
+    root = FOLDER.resolve() / name
     shutil.rmtree(root / "runs", ignore_errors=True)
     sizes = ("synthetic.train=64", "synthetic.validation=2", "synthetic.test=2", "synthetic.captions=512")
     make_synthetic_data(resolve("quickstart", (f"root={root}", *sizes)))

@@ -29,6 +29,7 @@ from vigorl_lib.storage.base import open_storage
 from vigorl_lib.storage.images import ImageStore
 
 NAMES = sorted(BENCHMARKS)
+OS_ATLAS, WEB_ACTION = "vigorl_osatlas_val_RL.jsonl", "vigorl_web_action_MCTS.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +232,37 @@ def test_options_in_a_bundles_question_make_its_answer_a_choice(tmp_path: Path, 
     assert plain.truth.kind is AnswerKind.STRING
     assert match_answer("B. Cotton", plain.truth) is Match.RIGHT
     assert match_answer("A. rubber", plain.truth) is Match.WRONG
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "broken", "told"),
+    [
+        ("os-atlas", OS_ATLAS, {"answer": "click [3]"}, r"answer: expected a box \(x1, y1, x2, y2\)"),
+        ("os-atlas", OS_ATLAS, {"answer": "(300, 1, 310, 9)"}, "box: expected"),
+        ("web-action", WEB_ACTION, {"conversations": [{"value": "?"}] * 2}, "answer: expected a web action"),
+        ("web-action", WEB_ACTION, {"image": None}, "'image' is missing"),
+    ],
+)
+def test_a_bundle_with_a_row_that_is_no_question_of_the_benchmark_is_refused_whole(
+    name: str, file: str, broken: dict[str, object], told: str, files: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "images").symlink_to(files / name / "images")
+    good, *_ = (files / name / file).read_text().splitlines()
+    (tmp_path / file).write_text(f"{good}\n{json.dumps(json.loads(good) | broken)}")
+    with pytest.raises(DataError, match=rf"^{file}:2: .*{told}"):
+        list(BENCHMARKS[name].examples(tmp_path))
+
+
+def test_images_of_a_bundle_that_was_written_on_another_machine_are_found_by_their_ends(
+    tmp_path: Path, files: Path
+) -> None:
+    place = tmp_path / "images" / "shots" / "a.png"
+    place.parent.mkdir(parents=True)
+    place.write_bytes((files / "os-atlas" / "images" / "atlas_0.png").read_bytes())
+    row = {"problem": "<image>save", "answer": "(1, 2, 30, 40)", "images": ["/home/them/data/shots/a.png"]}
+    (tmp_path / OS_ATLAS).write_text(json.dumps(row))
+    (example,) = BENCHMARKS["os-atlas"].examples(tmp_path)
+    assert example.images[0].data == place.read_bytes()
 
 
 def test_what_is_missing_is_told(tmp_path: Path) -> None:

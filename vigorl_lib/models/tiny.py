@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vigorl_lib.domain.geometry import ResizeRule
-from vigorl_lib.models import tiny_tokenizer
+from vigorl_lib.models import families, tiny_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,7 +84,7 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
         assert isinstance(index, int)
         return index
 
-    end_of_turn, padding = token(tiny_tokenizer.IM_END), token(tiny_tokenizer.END_OF_TEXT)
+    end_of_turn, padding = token(families.IM_END), token(tiny_tokenizer.END_OF_TEXT)
     return Qwen2_5_VLConfig(
         text_config={
             "vocab_size": len(tokenizer),
@@ -114,9 +114,9 @@ def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
             "fullatt_block_indexes": [0, 1],
             "initializer_range": 0.08,
         },
-        image_token_id=token(tiny_tokenizer.IMAGE_PAD),
-        video_token_id=token(tiny_tokenizer.VIDEO_PAD),
-        vision_start_token_id=token(tiny_tokenizer.VISION_START),
-        vision_end_token_id=token(tiny_tokenizer.VISION_END),
+        image_token_id=token(families.IMAGE_PAD),
+        video_token_id=token(families.VIDEO_PAD),
+        vision_start_token_id=token(families.VISION_START),
+        vision_end_token_id=token(families.VISION_END),
         tie_word_embeddings=False,
     )

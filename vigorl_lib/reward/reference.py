@@ -49,18 +49,11 @@ QUIRKS = MappingProxyType(
     }
 )
 
-_SHAPE = re.compile(
-    rf"\s*{THINK_OPEN}.*?{THINK_CLOSE}\s*{ANSWER_OPEN}.*?{ANSWER_CLOSE}\s*",
-    re.DOTALL,
-)
-_ANSWER = re.compile(f"{ANSWER_OPEN}(.*?){ANSWER_CLOSE}", re.DOTALL)
-_ANSWER_IN_ONE_LINE = re.compile(f"{ANSWER_OPEN}(.*?){ANSWER_CLOSE}")
-_THINK = re.compile(f"{THINK_OPEN}(.*?){THINK_CLOSE}", re.DOTALL)
+_THOUGHT_TO_ANSWER = re.compile(rf"{THINK_CLOSE}\s*{ANSWER_OPEN}")
 _POINT = re.compile(r"\((\d+),\s*(\d+)\)")
 _LETTER = re.compile(r"^[A-Za-z][.)]\s*")
 # All that a tuple of whole numbers may be written with; other text need not trouble Python's parser.
 _LITERAL = re.compile(r"[0-9a-fA-FxXoO_+\-,() \t\r\n]{1,200}")
-_BRACKET = re.compile(r"\[(.*?)\]", re.DOTALL)
 _BRACKET_NUMBER = re.compile(r"\[(\d+)\]")
 _STRUCTURE = re.compile("|".join(TAGS))
 _AFTER = {
@@ -93,16 +86,23 @@ Rule = Callable[[str, str], ReferenceScore]
 """From a response and a gold answer, both text."""
 
 
+def _between(text: str, opening: str, closing: str) -> str | None:
+    """What stands behind the first `opening`, up to the next `closing`; None where either is missing."""
+    # A lazy pattern would start again at each opening that is never closed, of which a degenerate text has thousands.
+    _, opened, rest = text.partition(opening)
+    inside, closed, _ = rest.partition(closing)
+    return inside if opened and closed else None
+
+
 def said(response: str) -> str:
     """What is matched: the first answer tags' text, if it is one line, else the whole response; stripped."""
-    found = _ANSWER_IN_ONE_LINE.search(response)
-    return (found[1] if found else response).strip()
+    answers = (_between(line, ANSWER_OPEN, ANSWER_CLOSE) for line in response.split("\n"))
+    return next((answer for answer in answers if answer is not None), response).strip()
 
 
 def _written(response: str) -> str:
     """What stands in the first answer tags, over any number of lines; it counts for the format alone."""
-    found = _ANSWER.search(response)
-    return found[1].strip() if found else ""
+    return (_between(response, ANSWER_OPEN, ANSWER_CLOSE) or "").strip()
 
 
 def integers(text: str, count: int) -> tuple[int, ...] | None:
@@ -126,8 +126,8 @@ def _squared_distance(one: tuple[int, ...], other: tuple[int, ...]) -> int:
 
 def cites_point(response: str) -> bool:
     """Whether the first thought holds a point of whole numbers, without blanks inside its parentheses."""
-    found = _THINK.search(response)
-    return found is not None and _POINT.search(found[1]) is not None
+    thought = _between(response, THINK_OPEN, THINK_CLOSE)
+    return thought is not None and _POINT.search(thought) is not None
 
 
 def calls(response: str) -> list[tuple[int, int]] | None:
@@ -177,7 +177,11 @@ def _multi_turn_with_point(response: str) -> float:
 
 
 def _shaped(response: str) -> float:
-    return float(_SHAPE.fullmatch(response) is not None)
+    """A thought and an answer and nothing around or between them; inside them anything, tags too."""
+    text = response.strip()
+    if not text.startswith(THINK_OPEN) or not text.endswith(ANSWER_CLOSE):
+        return 0.0
+    return float(_THOUGHT_TO_ANSWER.search(text, len(THINK_OPEN), len(text) - len(ANSWER_CLOSE)) is not None)
 
 
 def _shaped_with_point(response: str) -> float:
@@ -212,16 +216,24 @@ def web_action_accuracy(prediction: str, gold: str) -> float:
     if "scroll" in prediction:
         return float(any(way in prediction and way in gold for way in ("[down]", "[up]")))
     if "click" in prediction:
-        return _verb_and_element("click", prediction, gold, _BRACKET_NUMBER)
+        return _verb_and_element("click", prediction, gold, _number_in_brackets)
     if "type" in prediction:
-        return _verb_and_element("type", prediction, gold, _BRACKET)
+        return _verb_and_element("type", prediction, gold, _text_in_brackets)
     return 0.0
 
 
-def _verb_and_element(verb: str, prediction: str, gold: str, element: re.Pattern[str]) -> float:
-    here, there = element.search(prediction), element.search(gold)
-    same = here is not None and there is not None and here[1] == there[1]
-    return 0.5 * (verb in gold) + 0.5 * same
+def _number_in_brackets(text: str) -> str | None:
+    found = _BRACKET_NUMBER.search(text)
+    return found[1] if found else None
+
+
+def _text_in_brackets(text: str) -> str | None:
+    return _between(text, "[", "]")
+
+
+def _verb_and_element(verb: str, prediction: str, gold: str, element: Callable[[str], str | None]) -> float:
+    here = element(prediction)
+    return 0.5 * (verb in gold) + 0.5 * (here is not None and here == element(gold))
 
 
 def _rule(

@@ -1,7 +1,7 @@
 """Questions in the two record formats of the reference's released bundles; which benchmark, the caller says.
 
-The formats are `vigorl_lib.data.formats`' own. A benchmark knows more and asks for more than an import does: its answers
-are of one kind, which is refused where a row has another; no row is skipped; images lie beside the rows or in
+The formats are those of `vigorl_lib.data.formats`. A benchmark knows more, and asks for more, than an import does: all
+answers are of one kind, and a row with another is refused; no row is skipped; images lie beside the rows or in
 `images`; and where options stand in the question as lettered lines, the answer is a choice of them, so that it may be
 given by its letter.
 """

@@ -18,6 +18,7 @@ from vigorl_lib.domain.image import Image
 from vigorl_lib.errors import DataError
 from vigorl_lib.storage.images import probe
 
+
 @dataclass(frozen=True, slots=True)
 class Files:
     """The files of one split: `paths` hold rows, images are beside them or anywhere that rows name under `root`."""
