@@ -59,6 +59,16 @@ def s3_storage(s3_settings: S3Settings) -> S3Storage:
     return S3Storage(BUCKET, uuid4().hex, s3_settings)
 
 
+def s3_environment(settings: S3Settings) -> dict[str, str]:
+    """The variables by which a process of ours finds that server."""
+    return {
+        "VIGORL_S3__ENDPOINT": settings.endpoint,
+        "VIGORL_S3__ACCESS_KEY": settings.access_key,
+        "VIGORL_S3__SECRET_KEY": settings.secret_key.get_secret_value(),
+        "VIGORL_S3__SECURE": "false",
+    }
+
+
 def _command(weed: str, folder: Path, ports: dict[str, int]) -> list[str]:
     (folder / "data").mkdir()
     identity = {

@@ -24,26 +24,25 @@ from vigorl_lib.rpc.logs import setup_logging
 from vigorl_lib.storage.base import open_storage
 from vigorl_lib.storage.images import ImageStore
 from vigorl_lib.storage.layout import RunLayout
+from vigorl_lib.storage.patient import PatientStorage
 from vigorl_lib.storage.run_config import write_run_config
 from vigorl_lib.training.trackers import tracking
 
 log = logging.getLogger("vigorl.trainer")
 
 
-def sft(recipe: Recipe, stage: str) -> None:
+def sft(recipe: Recipe, layout: RunLayout) -> None:
     from vigorl_lib.training.sft import train_sft
 
-    layout = _layout(recipe, stage)
     with tracking(recipe.trackers, layout) as on_step:
         model = train_sft(recipe.sft, storage=layout.storage, run_id=layout.run_id, seed=recipe.seed, on_step=on_step)
     log.info("model: %s", model)
 
 
-def grpo(recipe: Recipe, stage: str) -> None:
+def grpo(recipe: Recipe, layout: RunLayout) -> None:
     from vigorl_lib.training.grpo import train_grpo
     from vigorl_lib.training.transfer import WeightSender
 
-    layout = _layout(recipe, stage)
     backend = recipe.grpo.weight_transfer
     sender = None if backend == "none" else WeightSender(recipe.services, recipe.policy, backend, layout.run_id)
     with tracking(recipe.trackers, layout) as on_step:
@@ -58,8 +57,8 @@ def grpo(recipe: Recipe, stage: str) -> None:
     log.info("model: %s", model)
 
 
-def producer(recipe: Recipe, stage: str) -> None:
-    asyncio.run(_produce(recipe, _layout(recipe, stage)))
+def producer(recipe: Recipe, layout: RunLayout) -> None:
+    asyncio.run(_produce(recipe, layout))
 
 
 async def _produce(recipe: Recipe, layout: RunLayout) -> None:
@@ -90,19 +89,22 @@ COMMANDS = {"sft": (sft, "sft"), "grpo": (grpo, "grpo"), "producer": (producer, 
 """Command → what it does and the stage that it works on by default."""
 
 
-def _train(work: Callable[[Recipe, str], None], recipe: Recipe, stage: str) -> None:
+def _train(work: Callable[[Recipe, RunLayout], None], recipe: Recipe, layout: RunLayout) -> None:
     """Work until the stage is done, or SIGTERM ends it between two steps; both are a good end."""
     from vigorl_lib.training.ranks import StageStopped
 
-    write_run_config(_layout(recipe, stage), recipe.model_dump(mode="json"))
+    write_run_config(layout, recipe.model_dump(mode="json"))
     try:
-        work(recipe, stage)
+        work(recipe, layout)
     except StageStopped as stopped:
         log.info("%s", stopped.message)
 
 
 def _layout(recipe: Recipe, stage: str) -> RunLayout:
-    return RunLayout(open_storage(recipe.root), f"{recipe.run_id}/{stage}")
+    """Where the stage lies. Raises StorageError at once where storage is not there; later outages are waited out."""
+    storage = open_storage(recipe.root)
+    storage.check()
+    return RunLayout(PatientStorage(storage), f"{recipe.run_id}/{stage}")
 
 
 def _arguments() -> argparse.Namespace:
@@ -119,13 +121,13 @@ def main() -> int:
     arguments = _arguments()
     setup_logging(f"trainer-{arguments.command}", arguments.log_level)
     work, stage = COMMANDS[arguments.command]
-    stage = arguments.stage or stage
     try:
         recipe = load(Recipe, arguments.recipe, folder=RECIPES, overrides=arguments.overrides)
+        layout = _layout(recipe, arguments.stage or stage)
         if arguments.command == "producer":
-            work(recipe, stage)
+            work(recipe, layout)
         else:
-            _train(work, recipe, stage)
+            _train(work, recipe, layout)
     except VigorlError as error:
         # The last line of the log is what whoever started this process shows.
         log.error("%s: %s", error.reason, error.message)

@@ -8,13 +8,13 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import yaml
 from click.testing import CliRunner
 
 from tests.chart.extras import CHART, EXTERNAL, documents, helm
 from tests.chart.readme import README, readme
+from tests.parsing import parse
 from vigorl_lib.cli.main import cli
 
 SAFE = {**EXTERNAL, "auth": {"existingSecret": "tokens"}, "tls": {"existingSecret": "certificates", "mutual": True}}
@@ -64,15 +64,7 @@ def test_every_vigorl_command_parses_against_the_real_one(
     ours = [words for words in commands(case[1]) if words[0] == "vigorl"]
     assert len(ours) == 2
     for words in ours:
-        command: click.Command = cli
-        context = click.Context(cli, info_name="vigorl")
-        arguments = words[1:]
-        while isinstance(command, click.Group):
-            context = command.make_context(command.name, arguments, parent=context)
-            name, found, arguments = command.resolve_command(context, [*context._protected_args, *context.args])
-            assert found is not None, name
-            command = found
-        command.make_context(command.name, arguments, parent=context)
+        parse(words[1:])
 
 
 def test_every_kubectl_command_names_what_the_release_makes_or_was_given(case: tuple[dict[str, Any], str]) -> None:

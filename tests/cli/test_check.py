@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures_s3 import s3_environment
 from tests.rpc.test_tls import Authority
 from tests.services.conftest import serving
 from vigorl_lib.policy.config import PolicyConfig, ScriptedConfig
@@ -195,12 +196,7 @@ async def test_tls_and_the_token_are_those_of_any_other_command(tmp_path: Path) 
 
 
 async def test_a_bucket_is_written_to_and_a_wrong_key_is_told(s3_settings: S3Settings) -> None:
-    environment = {
-        "VIGORL_S3__ENDPOINT": s3_settings.endpoint,
-        "VIGORL_S3__ACCESS_KEY": s3_settings.access_key,
-        "VIGORL_S3__SECRET_KEY": s3_settings.secret_key.get_secret_value(),
-        "VIGORL_S3__SECURE": "false",
-    }
+    environment = s3_environment(s3_settings)
     code, steps, _ = await check("--root", "s3://tests/check", environment=environment)
     assert (code, steps["storage round trip"]) == (0, ("ok", "s3://tests/check"))
     environment["VIGORL_S3__SECRET_KEY"] = "wrong"

@@ -7,11 +7,10 @@ import re
 import shlex
 from pathlib import Path
 
-import click
 import pytest
 
 from tests.chart.render import CHART
-from vigorl_lib.cli.main import cli
+from tests.parsing import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("runbook.md", "cluster-client.md", "kubernetes.md")
@@ -43,15 +42,7 @@ def test_every_command_of_ours_parses(page: str, line: str, tmp_path: Path, monk
     for name in FOLDERS:
         Path(name).mkdir()
     words = shlex.split(line, comments=True)[1:]
-    arguments = [word.replace("~/.config/vigorl/lab.token", "token") for word in words]
-    command: click.Command = cli
-    context = click.Context(cli, info_name="vigorl")
-    while isinstance(command, click.Group):
-        context = command.make_context(command.name, arguments, parent=context)
-        name, found, arguments = command.resolve_command(context, [*context._protected_args, *context.args])
-        assert found is not None, name
-        command = found
-    command.make_context(command.name, arguments, parent=context)
+    parse([word.replace("~/.config/vigorl/lab.token", "token") for word in words])
 
 
 def test_reasons_alerts_and_metrics_of_the_runbook_exist() -> None:

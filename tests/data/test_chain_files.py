@@ -46,11 +46,6 @@ def record(**more: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def storage(tmp_path: Path) -> Storage:
-    return open_storage(str(tmp_path / "root"))
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "files"
     folder.mkdir()

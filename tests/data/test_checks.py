@@ -24,11 +24,6 @@ from vigorl_lib.storage.base import Storage, open_storage
 from vigorl_lib.storage.images import ImageStore, image_key, probe
 
 
-@pytest.fixture
-def storage(tmp_path: Path) -> Storage:
-    return open_storage(str(tmp_path / "root"))
-
-
 def examples(lead: str, *colors: int) -> list[Example]:
     return [
         Example(f"{lead}{color}", "How red?", (probe(encoded(20, 10, color=color)),), GroundTruth(str(color)))

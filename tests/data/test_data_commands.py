@@ -64,7 +64,10 @@ def test_a_check_that_finds_something_exits_with_one(folder: Path) -> None:
     ("arguments", "message"),
     [
         (["import", "q.jsonl", "--root", "r", "--name", "n", "--field", "qestion=x"], "--field: expected OURS=THEIRS"),
-        (["import", "q.jsonl", "--root", "r", "--name", "n"], "cannot read the image a.png"),
+        (
+            ["import", "q.jsonl", "--root", "r", "--name", "n"],
+            "cannot read the image a.png: No such file or directory; images are looked for below . (--images)",
+        ),
         (["check", "none.jsonl"], "cannot read none.jsonl"),
         (["check", "mine", "--root", "r"], "no data set 'mine'"),
         (["download", "screenspot-v3", "--to", "x"], "expected screenspot-v2"),

@@ -35,11 +35,6 @@ def some_examples(*ids: str) -> list[Example]:
 
 
 @pytest.fixture
-def storage(tmp_path: Path) -> FolderStorage:
-    return FolderStorage(tmp_path / "root")
-
-
-@pytest.fixture
 def images(storage: FolderStorage) -> ImageStore:
     return ImageStore(storage)
 

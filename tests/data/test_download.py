@@ -14,6 +14,7 @@ import pytest
 
 from tests.data.hub_server import COMMIT, FakeHub, serving
 from tests.evaluation.benchmark_files import write_benchmark_files
+from tests.fixtures_s3 import s3_environment
 from vigorl_lib.data import hub as hub_module
 from vigorl_lib.data.archives import unpack
 from vigorl_lib.data.download import Plan, download, plan_download
@@ -260,10 +261,8 @@ def test_the_token_goes_to_the_hub_and_no_further(fake: FakeHub, tmp_path: Path)
 def test_a_bucket_gets_the_same_files(
     fake: FakeHub, tmp_path: Path, s3_storage: S3Storage, s3_settings: S3Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("VIGORL_S3__ENDPOINT", s3_settings.endpoint)
-    monkeypatch.setenv("VIGORL_S3__ACCESS_KEY", s3_settings.access_key)
-    monkeypatch.setenv("VIGORL_S3__SECRET_KEY", s3_settings.secret_key.get_secret_value())
-    monkeypatch.setenv("VIGORL_S3__SECURE", "false")
+    for name, value in s3_environment(s3_settings).items():
+        monkeypatch.setenv(name, value)
     plan, hub = planned(fake, f"{s3_storage.uri}/mine")
     download(plan, hub, tmp_path / "scratch")
     found = {key.removeprefix("mine/"): s3_storage.read(key) for key in s3_storage.list("mine/")}

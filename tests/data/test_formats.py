@@ -32,11 +32,6 @@ PICTURES = [probe(encoded(40, 30, "PNG", color)) for color in (10, 20)] + [probe
 
 
 @pytest.fixture
-def storage(tmp_path: Path) -> Storage:
-    return open_storage(str(tmp_path / "root"))
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "files"
     (folder / "photos").mkdir(parents=True)

@@ -21,11 +21,6 @@ LINE: dict[str, Any] = {"id": "a", "image": "cup.png", "question": "What is in t
 
 
 @pytest.fixture
-def storage(tmp_path: Path) -> FolderStorage:
-    return FolderStorage(tmp_path / "root")
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "user"
     (folder / "photos").mkdir(parents=True)

@@ -168,6 +168,21 @@ def test_blink_has_all_sub_tasks_with_their_images_apart_or_joined(read: Callabl
     assert sum(SUB_TASKS.values()) == BENCHMARKS["blink"].splits["val"] == 1901
 
 
+def test_a_row_without_an_image_is_told_with_its_cell(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a" / "test-0.parquet", [{"image": None, "question": "x", "answer": "y"}])
+    with pytest.raises(DataError, match=r"test-0\.parquet:1: image: expected an image, found none") as refused:
+        list(BENCHMARKS["realworldqa"].examples(tmp_path / "a"))
+    assert refused.value.reason == "IMAGE_MISSING"
+    path_alone = {"image": {"bytes": None, "path": "a.png"}, "question": "x", "answer": "y"}
+    write_parquet(tmp_path / "b" / "test-0.parquet", [path_alone])
+    with pytest.raises(DataError, match=r"image: expected the bytes of an image, found the path 'a\.png' alone"):
+        list(BENCHMARKS["realworldqa"].examples(tmp_path / "b"))
+    row = {"idx": "1", "sub_task": "Jigsaw", "question": "x", "choices": ["a", "b"], "answer": "(A)", "image_1": None}
+    write_parquet(tmp_path / "blink" / "val-0.parquet", [row])
+    with pytest.raises(DataError, match="image_1: expected an image, found none"):
+        list(BENCHMARKS["blink"].examples(tmp_path))
+
+
 def test_joined_images_have_one_height_and_large_ones_are_shrunk(tmp_path: Path) -> None:
     row = {
         "image_bytes": [cell(2000, 500, 1)["bytes"], cell(500, 250, 2)["bytes"]],

@@ -26,7 +26,7 @@ from vigorl_lib.domain.geometry import Frame, FrameMap, Point
 from vigorl_lib.domain.grammar import Answer, Zoom, render_turn
 from vigorl_lib.domain.trajectory import Origin, Role, Segment
 from vigorl_lib.domain.wire import ANSWER_CLOSE, ANSWER_OPEN, THINK_OPEN, TOOL_NAME
-from vigorl_lib.errors import ConfigError, DataError
+from vigorl_lib.errors import ConfigError, DataError, PolicyError
 from vigorl_lib.evaluation.benchmarks import BENCHMARKS
 from vigorl_lib.evaluation.benchmarks.importing import import_benchmark
 from vigorl_lib.evaluation.benchmarks.table import HEADER, render_results, results_to_json
@@ -225,6 +225,43 @@ async def test_the_references_evaluation_finds_the_answer_anywhere_in_what_was_s
         }
     assert shares.pop("web-action") == [0.6], "a click and a typing with words around them have too many words"
     assert all(share == [1.0] for share in shares.values()), shares
+
+
+async def test_benchmarks_are_scored_again_without_asking(root: Path, examples: dict[tuple[str, str], Example]) -> None:
+    async with services(root, Script(examples, lambda example: f"it is {right(example)}")) as section:
+        asked = recipe(root, "again", section)
+        strict = await evaluate_benchmarks(asked, ALL, "realworldqa", None)
+    async with services(root, Script({}, right)) as section:
+        away = recipe(root, "again", section)
+        assert await evaluate_benchmarks(away, ALL, "realworldqa", None, rescore=True) == strict
+        lenient = away.model_copy(update={"reward": away.reward.model_copy(update={"rule": "reference.evaluation"})})
+        (cell,) = (await evaluate_benchmarks(lenient, ALL, "realworldqa", None, rescore=True))["realworldqa"].values()
+        assert all(record.correct for record in cell)
+
+
+async def test_a_sample_that_fails_does_not_keep_the_other_benchmarks_from_their_table(
+    root: Path, examples: dict[tuple[str, str], Example]
+) -> None:
+    def failing(example: Example) -> str:
+        if (example.task, example.example_id) == ("vstar", first):
+            raise PolicyError("the engine is gone", reason="ENGINE_FAILED")
+        return right(example)
+
+    storage = open_storage(str(root))
+    first = read_dataset(storage, ImageStore(storage), "vstar", "test")[0].example_id
+    async with services(root, Script(examples, failing)) as section:
+        command = ["eval", "--benchmark", "all", "--root", str(root), "--run-id", "fails", "--policy", SCRIPT]
+        command += ["--set", f"services={json.dumps(section)}"]
+        printed = await asyncio.to_thread(CliRunner().invoke, cli, command)
+    assert isinstance(printed.exception, PolicyError)
+    assert printed.exception.reason == "EVALUATION_INCOMPLETE"
+    assert f"fails/vstar/{SCRIPT}/multi_turn: 1 of 3 samples failed, first {first}: ENGINE_FAILED" in str(
+        printed.exception
+    )
+    table = [line.split() for line in printed.stdout.partition("\n\n")[0].splitlines()[2:]]
+    assert {row[0]: row[3] for row in table} == {
+        name: str(PER_BENCHMARK[name] - (name == "vstar")) for name in BENCHMARKS
+    }
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import replace
+from itertools import combinations
+from statistics import fmean
 
 import pytest
 from hypothesis import given
@@ -13,7 +15,9 @@ from hypothesis import strategies as st
 from vigorl_lib.evaluation.metrics import (
     SampleRecord,
     accuracy,
+    clustered,
     compare,
+    cut_off,
     majority,
     mcnemar,
     not_parseable,
@@ -122,6 +126,12 @@ def test_summary_counts_malformed_and_unanswered_apart_from_wrong() -> None:
     assert (figures["zoom_rate"], figures["turns"]) == (0.75, 1.75)
 
 
+def test_samples_that_had_no_room_to_answer_are_counted() -> None:
+    ended = [replace(RECORD, stop=stop) for stop in ("answered", "max_tokens", "context_overflow", "max_turns")]
+    assert (cut_off(ended).value, cut_off(ended).n) == (0.5, 4)
+    assert summarize(ended)["cut_off"] == 0.5
+
+
 def test_pointing_is_averaged_over_those_who_pointed() -> None:
     cell = [replace(RECORD, point_error_px=error, hit=hit) for error, hit in ((1.0, True), (5.0, True), (None, False))]
     figures = summarize(cell)
@@ -169,6 +179,35 @@ def test_questions_about_one_image_widen_the_interval_of_a_difference_too() -> N
     assert shared.p_value == alone.p_value
 
 
+def test_clustered_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    """Questions about an image share how hard it is; the true share is one half."""
+    rng = random.Random(0)
+    clusters = [str(k // 8) for k in range(320)]
+    held = naive = 0
+    for _ in range(400):
+        ease = [rng.betavariate(0.5, 0.5) for _ in range(40)]
+        verdicts = [rng.random() < ease[int(cluster)] for cluster in clusters]
+        share, alone = clustered(verdicts, clusters), wilson(sum(verdicts), 320)
+        held += share.low <= 0.5 <= share.high
+        naive += alone.low <= 0.5 <= alone.high
+    assert 0.92 <= held / 400 <= 0.98
+    assert naive / 400 < 0.75, "independent samples would promise far too much"
+
+
+def test_clusters_of_any_size_have_the_interval_of_drawing_images() -> None:
+    rng = random.Random(1)
+    images = [[rng.random() < ease for _ in range(rng.randint(1, 12))] for ease in (rng.random() for _ in range(120))]
+    names = [str(k) for k, image in enumerate(images) for _ in image]
+    share = clustered([verdict for image in images for verdict in image], names)
+    means = []
+    for _ in range(2000):
+        drawn = [verdict for image in rng.choices(images, k=len(images)) for verdict in image]
+        means.append(fmean(drawn))
+    means.sort()
+    assert share.low == pytest.approx(means[50], abs=0.01)
+    assert share.high == pytest.approx(means[1950], abs=0.01)
+
+
 def test_votes_and_chances_about_one_image_are_no_independent_ones() -> None:
     def run_of(per_image: int) -> list[SampleRecord]:
         return [answered(f"q{k}", k < 40, image=f"i{k // per_image}", sample=n) for k in range(80) for n in range(2)]
@@ -194,6 +233,15 @@ def test_pass_at_k_is_the_unbiased_estimator() -> None:
     assert pass_at_k(records, 4).value == pytest.approx(0.5)
     with pytest.raises(ValueError, match="pass@8 needs 8 samples"):
         pass_at_k(records, 8)
+
+
+@pytest.mark.parametrize(("n", "right"), [(n, right) for n in (1, 3, 6) for right in range(n + 1)])
+def test_pass_at_k_is_the_share_of_all_choices_of_k_with_a_right_one(n: int, right: int) -> None:
+    run = [answered("a", k < right, sample=k) for k in range(n)]
+    for k in range(1, n + 1):
+        choices = list(combinations(run, k))
+        share = sum(any(record.correct for record in choice) for choice in choices) / len(choices)
+        assert pass_at_k(run, k).value == pytest.approx(share)
 
 
 def test_the_most_frequent_answer_is_the_vote_and_silence_does_not_vote() -> None:

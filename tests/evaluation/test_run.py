@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -171,6 +172,23 @@ async def test_records_of_another_way_of_asking_are_not_mixed_in(tmp_path: Path)
     assert failure.value.reason == "EVALUATION_DIFFERS"
     with pytest.raises(ConfigError, match="another task and prompt_sha256"):
         await measure(SCENES, teacher(SCENES), tmp_path, mode="single_turn")
+
+
+async def test_an_evaluation_in_which_all_failed_does_not_stand_in_the_way_of_the_mended_one(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match="2 of 2 samples failed"):
+        await measure(SCENES[:2], watched(SCENES, [e.example_id for e in SCENES]), tmp_path, dataset="scenes/test")
+    records = await measure(SCENES[:2], teacher(SCENES), tmp_path, dataset="scenes/validation", seed=1)
+    assert len(records) == 2
+    assert json.loads((tmp_path / "evaluation" / "settings.json").read_text())["dataset"] == "scenes/validation"
+
+
+async def test_of_two_that_begin_at_once_in_other_ways_only_one_records(tmp_path: Path) -> None:
+    results = await asyncio.gather(
+        *(measure(SCENES, teacher(SCENES), tmp_path, seed=seed) for seed in (0, 1)), return_exceptions=True
+    )
+    refused = [result for result in results if isinstance(result, ConfigError)]
+    assert [error.reason for error in refused] == ["EVALUATION_DIFFERS"]
+    assert len(read_records(open_storage(str(tmp_path)), "evaluation")) == len(SCENES)
 
 
 async def test_how_it_was_asked_stands_beside_the_records(tmp_path: Path) -> None:

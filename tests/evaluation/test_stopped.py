@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from tests.evaluation.support import scenes
-from tests.fixtures_s3 import ACCESS_KEY, SECRET_KEY
+from tests.fixtures_s3 import s3_environment
 from tests.rollout.support import WordPolicy
 from tests.services.conftest import serving
 from vigorl_lib.data.datasets import write_dataset
@@ -21,6 +21,7 @@ from vigorl_lib.evaluation.run import read_records
 from vigorl_lib.policy.config import PolicyConfig, ScriptedConfig
 from vigorl_lib.rpc.gen.vigorl.policy.v1.policy_service_pb2_grpc import add_PolicyServiceServicer_to_server
 from vigorl_lib.rpc.server import Service, registrar
+from vigorl_lib.storage.base import Storage
 from vigorl_lib.storage.config import S3Settings
 from vigorl_lib.storage.images import ImageStore
 from vigorl_lib.storage.layout import RunLayout
@@ -39,7 +40,7 @@ def delay(prompt: Sequence[Segment]) -> float:
 
 
 @asynccontextmanager
-async def served(policy: WordPolicy, storage: S3Storage) -> AsyncIterator[str]:
+async def served(policy: WordPolicy, storage: Storage) -> AsyncIterator[str]:
     @asynccontextmanager
     async def build(config: PolicyServiceConfig) -> AsyncIterator[Service]:
         register = registrar(add_PolicyServiceServicer_to_server, PolicyServer(policy, NAME, config.open_images()))
@@ -62,13 +63,7 @@ async def test_a_stopped_pod_leaves_what_it_measured(s3_storage: S3Storage, s3_s
             *(sys.executable, "-m", "vigorl_lib.cli.main", "eval", "--root", s3_storage.uri, "--run-id", "r"),
             *("--policy", NAME, "--set", f"services={json.dumps({'policies': {NAME: address}})}"),
             *("--set", "dataset.name=scenes", "--set", "evaluation.modes=[multi_turn]"),
-            env={
-                **os.environ,
-                "VIGORL_S3__ENDPOINT": s3_settings.endpoint,
-                "VIGORL_S3__ACCESS_KEY": ACCESS_KEY,
-                "VIGORL_S3__SECRET_KEY": SECRET_KEY,
-                "VIGORL_S3__SECURE": "false",
-            },
+            env={**os.environ, **s3_environment(s3_settings)},
         )
         try:
             async with asyncio.timeout(60):

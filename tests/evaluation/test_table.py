@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from tests.evaluation.test_metrics import records
 from vigorl_lib.evaluation.table import (
@@ -11,6 +12,7 @@ from vigorl_lib.evaluation.table import (
     comparisons_to_json,
     render_markdown,
     render_table,
+    render_tags,
     table_rows,
 )
 
@@ -34,9 +36,28 @@ def test_what_is_not_known_is_a_dash() -> None:
     header, row = table_rows({("sft", "single_turn"): records("rr", "small")})
     assert dict(zip(header, row, strict=True))["hit"] == "-"
     assert dict(zip(header, row, strict=True))["error px"] == "-"
+    header, row = table_rows({("sft", "single_turn"): []})
+    nothing = dict(zip(header, row, strict=True))
+    assert (nothing["n"], nothing["accuracy"], nothing["cut off"]) == ("0", "-", "-")
     cells = {("a", "m"): records("r", "small"), ("b", "m"): records("r", "large")}
     assert [row[4:6].index("-") for row in table_rows(cells)[1:]] == [0, 1]
     assert len(render_table({}).splitlines()) == 2, "without cells there is a header"
+
+
+def test_answers_that_had_no_room_are_told_beside_the_accuracy() -> None:
+    ended = [replace(record, stop="max_tokens") for record in records("rrww")]
+    header, row = table_rows({("sft", "single_turn"): [*ended, *records("rrrrww", "small")]})
+    told = dict(zip(header, row, strict=True))
+    assert (told["n"], told["cut off"], told["not parseable"]) == ("10", "40.0", "0.0")
+
+
+def test_tags_that_are_no_columns_have_a_table_of_their_own() -> None:
+    cell = [replace(record, tags={"topic": "ab"[k % 2], "name": str(k)}) for k, record in enumerate(records("rwrw"))]
+    header, rule, *rows = render_tags({("sft", "single_turn"): cell}).splitlines()
+    assert header.split()[:6] == ["policy", "mode", "tag", "value", "n", "accuracy"]
+    assert set(rule) == {"─"}
+    assert [row.split()[2:6] for row in rows] == [["topic", "a", "2", "100.0"], ["topic", "b", "2", "0.0"]]
+    assert render_tags(CELLS) == "", "sizes are columns of the table"
 
 
 def test_markdown_has_as_many_columns_in_every_row() -> None:
@@ -50,7 +71,7 @@ def test_json_has_intervals_and_no_number_that_json_cannot_say() -> None:
     assert first["policy"] == "sft"
     assert first["accuracy"]["n"] == 8
     assert first["accuracy"]["low"] < first["accuracy"]["value"] == 0.5 < first["accuracy"]["high"]
-    assert first["by_tag"]["small"]["value"] == 0.25
+    assert first["by_tag"]["size"]["small"]["value"] == 0.25
     assert first["figures"]["hit_rate"] is None
 
 

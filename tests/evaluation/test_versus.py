@@ -48,6 +48,8 @@ def test_two_runs_are_compared_over_all_by_category_and_by_what_flipped() -> Non
     assert "3 flips, the first 2:" in text
     assert "+ q0: 'pink' (correct) / 'pink' (wrong)" in text
     assert "1 samples stand in one of the two only" in text
+    long = [replace(record, answer="word " * 400) for record in run_of("w")]
+    assert max(map(len, render_versus(versus(run_of("r"), long), "a", "b").splitlines())) < 160
 
 
 def test_runs_over_other_questions_cannot_be_compared() -> None:
@@ -75,6 +77,17 @@ async def test_what_was_not_kept_cannot_be_scored_again(tmp_path: Path) -> None:
     await measure(SCENES, teacher(SCENES), tmp_path, keep=2)
     with pytest.raises(ConfigError, match=r"4 of 6 examples.*keep_trajectories=6"):
         await rescore(SCENES, LocalReward(), REWARD, storage=open_storage(str(tmp_path)), prefix="evaluation")
+
+
+async def test_each_sample_is_scored_again_and_one_without_its_trajectory_is_told(tmp_path: Path) -> None:
+    before = await measure(SCENES[:2], teacher(SCENES), tmp_path, keep=2, samples=2)
+    storage = open_storage(str(tmp_path))
+    assert await rescore(SCENES[:2], LocalReward(), REWARD, storage=storage, prefix="evaluation") == before
+    await measure(SCENES[:2], teacher(SCENES), tmp_path, keep=1, samples=3)
+    with pytest.raises(ConfigError, match=r"1 of 2 examples were not kept \(first scene-001\)"):
+        await rescore(SCENES[:2], LocalReward(), REWARD, storage=storage, prefix="evaluation")
+    with pytest.raises(ConfigError, match="1 are not evaluated at all"):
+        await rescore([SCENES[0], SCENES[5]], LocalReward(), REWARD, storage=storage, prefix="evaluation")
 
 
 async def test_several_samples_of_a_question_are_several_records_and_resume_one_by_one(tmp_path: Path) -> None:

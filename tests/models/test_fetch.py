@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.fixtures_s3 import s3_environment
 from vigorl_lib.errors import ConfigError, CorruptObject, ObjectNotFound, StorageError
 from vigorl_lib.models.fetch import digest_of, fetch_model, fetched, upload_model, wait_for_model
 from vigorl_lib.storage import commit
@@ -119,10 +120,8 @@ def test_waiting_ends_when_nobody_fetches(tmp_path: Path) -> None:
 def test_a_bucket_gives_the_same_model_and_its_marker_is_believed(
     source: Path, tmp_path: Path, s3_storage: S3Storage, s3_settings: S3Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("VIGORL_S3__ENDPOINT", s3_settings.endpoint)
-    monkeypatch.setenv("VIGORL_S3__ACCESS_KEY", s3_settings.access_key)
-    monkeypatch.setenv("VIGORL_S3__SECRET_KEY", s3_settings.secret_key.get_secret_value())
-    monkeypatch.setenv("VIGORL_S3__SECURE", "false")
+    for name, value in s3_environment(s3_settings).items():
+        monkeypatch.setenv(name, value)
     uri, digest = f"{s3_storage.uri}/models/m", digest_of(str(source))
     with pytest.raises(ObjectNotFound):
         fetch_model(uri, tmp_path / "none")

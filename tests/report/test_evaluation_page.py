@@ -90,6 +90,7 @@ def test_the_page_is_whole_loads_nothing_and_shows_settings_prompts_and_samples(
     assert "grpo, multi turn #1" in html, "the second sample of a question"
     assert "By size" in html
     assert "Point accuracy" in html
+    assert "6 (3 of 8 questions)" in html
 
 
 def test_our_rows_stand_beside_the_papers_for_the_same_prompts(html: str) -> None:
@@ -133,7 +134,9 @@ def test_markdown_has_a_table_a_data_set_with_the_papers_row(storage: Storage) -
     for block in text.split("\n\n"):
         if block.startswith("|"):
             assert len({line.count("|") - line.count("\\|") for line in block.splitlines()}) == 1
-    assert "| grpo | multi_turn | 6 |" in text
+    assert "| grpo | multi_turn | 6 (3 of 8 questions) |" in text, "what was not asked, or failed, is not hidden"
+    assert "| mix | multi_turn | 8 |" in text
+    assert "pass@2 | majority | paper |" in text
     assert "multi-turn ViGoRL-7B 86.4 ±2.7" in text
 
 
@@ -153,3 +156,13 @@ def test_the_same_records_give_the_same_bytes_and_the_commands_print_them(storag
 def test_a_run_that_was_not_evaluated_says_so(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="run other has no evaluation"):
         gather(open_storage(str(tmp_path)), "other")
+
+
+def test_every_sample_of_every_cell_is_a_line_for_other_tools(storage: Storage, html: str) -> None:
+    lines = [json.loads(line) for line in storage.read("runs/r/evaluation/samples.jsonl").decode().splitlines()]
+    assert len(lines) == 4 * len(SCENES) + 2 * 3
+    grpo = [line for line in lines if (line["dataset"], line["policy"]) == ("vstar/test", "grpo")]
+    assert sorted((line["example_id"], line["sample"]) for line in grpo) == [
+        (example.example_id, number) for example in SCENES[:3] for number in range(2)
+    ]
+    assert {"correct", "outcome", "stop", "answer", "tags", "image"} <= lines[0].keys()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -138,6 +139,24 @@ def test_our_trajectories_are_read_as_the_reference_would_read_their_text() -> N
     assert (score.total, score.outcome) == (1.0, RewardOutcome.CORRECT)
     # After a zoom that the environment refused nothing is shown, and the reference's grammar breaks.
     assert calls(response_of(trajectory(replace(shown, crop=None), last))) is None
+
+
+@pytest.mark.parametrize(
+    "degenerate",
+    [
+        "<answer>" * 20_000,
+        "<think>" * 20_000,
+        f"type {'[' * 50_000}",
+        f"<think>{'</think><answer></answer> ' * 5_000}x",
+    ],
+    ids=["answers", "thoughts", "brackets", "pairs"],
+)
+def test_a_text_of_thousands_of_tags_is_scored_at_once(degenerate: str) -> None:
+    # A pattern that starts again at each of them takes seconds for each rule.
+    begin = time.perf_counter()
+    for rule in RULES.values():
+        rule(degenerate, "type [7] [x]")
+    assert time.perf_counter() - begin < 2.0
 
 
 def test_a_box_is_compared_in_the_numbers_of_the_stored_image() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures_s3 import BUCKET
+from tests.fixtures_s3 import BUCKET, s3_environment
 from tests.search.killing import EXAMPLES, RUN
 from vigorl_lib.search.archive import read_archive, read_run
 from vigorl_lib.search.journal import read_trees
@@ -94,15 +94,6 @@ def test_killed_at_each_point_a_search_in_a_folder_ends_whole(tmp_path: Path) ->
         if case["point"] == "append":
             # Every record that was acknowledged is there, and no half of one.
             assert outcome["kept"] == case["occurrence"] - (case["when"] != "after"), case
-
-
-def s3_environment(settings: S3Settings) -> dict[str, str]:
-    return {
-        "VIGORL_S3__ENDPOINT": settings.endpoint,
-        "VIGORL_S3__ACCESS_KEY": settings.access_key,
-        "VIGORL_S3__SECRET_KEY": settings.secret_key.get_secret_value(),
-        "VIGORL_S3__SECURE": "false",
-    }
 
 
 def test_killed_at_each_point_a_search_in_a_bucket_loses_its_open_segment_at_most(

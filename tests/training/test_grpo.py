@@ -127,6 +127,7 @@ def test_the_reward_rises_and_the_sampler_follows(storage: Storage, lag: int) ->
     assert len(rewards) == 12
     assert sum(rewards[-3:]) / 3 > sum(rewards[:2]) / 2 + 0.15
     assert records[-1]["reward_even"] == records[-1]["reward"]
+    assert all(record["tokens_per_s"] > 0 and record["skipped"] == 0 for record in records if record["groups_chosen"])
     if lag == 0:
         # The sampler's log-probs are the learner's: same weights, same places, same arithmetic.
         updates = [record for record in records if record["groups_chosen"]]

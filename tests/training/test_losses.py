@@ -70,6 +70,11 @@ def test_kl_is_zero_at_the_reference_and_added_by_its_coefficient() -> None:
     half = torch.full((2,), 0.5)
     result = policy_loss(logprobs, logprobs, torch.zeros(2), clip=CLIP, weights=half, reference=reference, kl_coef=0.1)
     assert float(result.loss) == pytest.approx(0.1 * math.exp(-1.0) / 2)
+    assert float(result.kl) == pytest.approx(math.exp(-1.0))
+    two = policy_loss(
+        logprobs, logprobs, torch.zeros(2), clip=CLIP, weights=half, reference=reference - 1.0, kl_coef=0.1
+    )
+    assert float(two.kl) == pytest.approx(math.exp(-1.0) + math.exp(-2.0) + 1.0)
 
 
 def test_importance_weights_are_ratios_cut_at_the_cap() -> None:
@@ -93,3 +98,13 @@ def test_the_loss_equals_a_plain_sum_over_tokens(tokens: list[tuple[float, float
 @given(st.floats(-20, 0), st.floats(-20, 0))
 def test_k3_is_never_negative(logprob: float, reference: float) -> None:
     assert float(kl_k3(torch.tensor([logprob]), torch.tensor([reference]))) >= -1e-6
+
+
+def test_ratios_beyond_any_number_leave_loss_and_gradient_finite() -> None:
+    logprobs = torch.tensor([0.0, 0.0, -500.0], requires_grad=True)
+    old, advantages = torch.tensor([-500.0, -500.0, 0.0]), torch.tensor([1.0, -1.0, 1.0])
+    loss = policy_loss(logprobs, old, advantages, clip=CLIP, weights=torch.ones(3), reference=old, kl_coef=0.1).loss
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert logprobs.grad is not None
+    assert torch.isfinite(logprobs.grad).all()

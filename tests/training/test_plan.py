@@ -72,6 +72,7 @@ def test_a_length_penalty_sets_in_before_the_budget_ends() -> None:
     # Four tokens behind the prompt.
     assert [overlong_share(rollout(1.0), budget, 4) for budget in (8, 6, 4)] == [0.0, 0.5, 1.0]
     assert is_truncated(CUT)
+    assert is_truncated(rollout(1.0, stop=StopReason.CONTEXT_OVERFLOW))
     assert not is_truncated(rollout(1.0, stop=StopReason.MAX_TURNS))
 
 

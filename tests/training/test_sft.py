@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -148,7 +149,7 @@ def test_a_source_without_chains_of_the_wanted_mode_is_refused(storage: Storage)
         train(storage, "refused", sources=[{"chains": CAPTIONS, "modes": ["multi_turn"]}])
 
 
-def test_another_zero_stage_cannot_take_up_a_checkpoint(storage: Storage) -> None:
+def test_settings_that_a_checkpoint_was_not_made_with_are_named(storage: Storage) -> None:
     recipe = SftConfig.model_validate(sft_values(steps=6, checkpoint={"every": 2}))
 
     def stop(done: int, _steps: int, _record: dict[str, float]) -> None:
@@ -157,6 +158,21 @@ def test_another_zero_stage_cannot_take_up_a_checkpoint(storage: Storage) -> Non
 
     with pytest.raises(KeyboardInterrupt):
         train_sft(recipe, storage=storage, run_id="changed", seed=3, on_step=stop)
-    with pytest.raises(ConfigError) as caught:
-        train(storage, "changed", steps=6, engine={**ENGINE, "zero_stage": 1})
-    assert caught.value.reason == "RESUME_MISMATCH"
+    others: list[dict[str, Any]] = [
+        {"zero_stage": 1},
+        {"zero_stage": 1, "dtype": "bf16"},
+        {"dtype": "bf16", "optimizer": "adamw_kahan"},
+        {"freeze": ["visual"]},
+        {"lora": {"rank": 2}},
+        {"module_lr": {"embed_tokens": 0.5}},
+        {"weight_decay": 0.0},
+        {"ema_decay": 0.5},
+    ]
+    for changed in others:
+        with pytest.raises(ConfigError) as caught:
+            train(storage, "changed", steps=6, engine={**ENGINE, **changed})
+        assert caught.value.reason == "RESUME_MISMATCH"
+        assert all(name in caught.value.message for name in changed)
+    # What the state does not depend on may change.
+    train(storage, "changed", steps=6, engine={**ENGINE, "micro_batch": 2, "learning_rate": 1e-3, "clip_norm": 0.5})
+    assert len(read_metrics(RunLayout(storage, "changed"))) == 6

@@ -70,6 +70,16 @@ def test_a_replica_that_nobody_listens_at_is_a_typed_failure_within_the_deadline
     assert caught.value.reason == "TRANSFER_FAILED"
 
 
+def test_a_replica_that_failed_is_not_waited_for_with_every_version() -> None:
+    sender = WeightSender(SERVICES, "student", "gloo", RUN, timeout_s=0.2)
+    tried = []
+    for version in range(1, 8):
+        with pytest.raises(PolicyError) as caught:
+            sender.send(version, WEIGHTS)
+        tried.append("left to storage" not in caught.value.message)
+    assert tried == [True, False, True, False, False, False, True]
+
+
 def test_a_policy_without_an_admin_address_is_refused_at_the_start() -> None:
     with pytest.raises(ConfigError) as caught:
         WeightSender(ServicesConfig(), "student", "gloo", RUN)

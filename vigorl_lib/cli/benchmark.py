@@ -15,6 +15,7 @@ from vigorl_lib.recipes.schema import Recipe
 from vigorl_lib.search.shards import Shard
 
 if TYPE_CHECKING:
+    from vigorl_lib.cli.evaluate import Failures
     from vigorl_lib.evaluation.benchmarks.spec import Benchmark
     from vigorl_lib.evaluation.benchmarks.table import Results
     from vigorl_lib.evaluation.table import Cells
@@ -67,18 +68,36 @@ def bring_in(storage: Storage, one: Benchmark, files: Path, split: str = "") -> 
     click.echo(f"{one.name}: {count} questions in {storage.uri}, split {split}{told}", err=True)
 
 
-def show_benchmarks(recipe: Recipe, shard: Shard, name: str, files: Path | None, *, as_json: bool) -> None:
-    """Measure and print the table."""
+def show_benchmarks(
+    recipe: Recipe, shard: Shard, name: str, files: Path | None, *, rescore: bool, as_json: bool
+) -> None:
+    """Measure and print the table.
+
+    Raises what `evaluate_benchmarks` raises and, after the table, PolicyError (EVALUATION_INCOMPLETE) where it lacks
+    samples.
+    """
+    from vigorl_lib.cli.evaluate import refuse_incomplete
     from vigorl_lib.evaluation.benchmarks.table import render_results, results_to_json
 
-    results = run_async(evaluate_benchmarks(recipe, shard, name, files))
+    failures: Failures = {}
+    results = run_async(evaluate_benchmarks(recipe, shard, name, files, failures=failures, rescore=rescore))
     click.echo(json.dumps(results_to_json(results), indent=2) if as_json else render_results(results))
+    refuse_incomplete(failures)
 
 
-async def evaluate_benchmarks(recipe: Recipe, shard: Shard, name: str, files: Path | None) -> Results:
+async def evaluate_benchmarks(
+    recipe: Recipe,
+    shard: Shard,
+    name: str,
+    files: Path | None,
+    *,
+    failures: Failures | None = None,
+    rescore: bool = False,
+) -> Results:
     """Cells by benchmark, for one benchmark or for all that are imported or whose files are in a folder of their name.
 
-    Each is a run of its own below the recipe's, `<run id>/<benchmark>`. Raises ConfigError (BENCHMARK_UNKNOWN,
+    Each is a run of its own below the recipe's, `<run id>/<benchmark>`; `failures` are those of `evaluate_policy`. With
+    `rescore` kept trajectories are scored again and nobody is asked. Raises ConfigError (BENCHMARK_UNKNOWN,
     PROMPT_UNKNOWN), DataError (BENCHMARK_NOT_IMPORTED).
     """
     from vigorl_lib.evaluation.benchmarks import BENCHMARKS, find_benchmark
@@ -94,7 +113,7 @@ async def evaluate_benchmarks(recipe: Recipe, shard: Shard, name: str, files: Pa
         if folder is not None and not is_imported(storage, one):
             bring_in(storage, one, folder)
         if is_imported(storage, one):
-            results[one.name] = await _cells(recipe, one, shard, every=name == EVERY)
+            results[one.name] = await _cells(recipe, one, shard, failures, rescore=rescore, every=name == EVERY)
         else:
             absent.append(one.name)
     if not any(results.values()):
@@ -108,8 +127,10 @@ async def evaluate_benchmarks(recipe: Recipe, shard: Shard, name: str, files: Pa
     return results
 
 
-async def _cells(recipe: Recipe, one: Benchmark, shard: Shard, *, every: bool) -> Cells:
-    from vigorl_lib.cli.evaluate import evaluate_policy
+async def _cells(
+    recipe: Recipe, one: Benchmark, shard: Shard, failures: Failures | None, *, rescore: bool, every: bool
+) -> Cells:
+    from vigorl_lib.cli.evaluate import evaluate_policy, rescore_policy
 
     wanted = recipe.evaluation.modes or one.prompts[:1]
     # Not every benchmark has every prompt: of all of them, those that have it are asked with it.
@@ -119,7 +140,10 @@ async def _cells(recipe: Recipe, one: Benchmark, shard: Shard, *, every: bool) -
         "dataset": recipe.dataset.model_copy(update={"name": one.name, "split": one.split}),
         "evaluation": recipe.evaluation.model_copy(update={"modes": tuple(prompts)}),
     }
-    return await evaluate_policy(recipe.model_copy(update=update), shard, lambda prompt: one.task(prompt, recipe.task))
+    asked = recipe.model_copy(update=update)
+    if rescore:
+        return await rescore_policy(asked)
+    return await evaluate_policy(asked, shard, lambda prompt: one.task(prompt, recipe.task), failures=failures)
 
 
 def _folder(files: Path, name: str, *, alone: bool) -> Path | None:

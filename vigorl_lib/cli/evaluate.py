@@ -14,12 +14,15 @@ import click
 from vigorl_lib.cli.benchmark import default_recipe, show_benchmarks
 from vigorl_lib.cli.common import recipe_options, run_async, shard_option
 from vigorl_lib.cli.progress import Progress
-from vigorl_lib.errors import ConfigError
+from vigorl_lib.errors import ConfigError, PolicyError
 from vigorl_lib.evaluation.metrics import SampleRecord
 from vigorl_lib.evaluation.run import EvaluationProgress, OnSample
 from vigorl_lib.recipes.schema import Recipe
 from vigorl_lib.rollout.task import TaskConfig
 from vigorl_lib.search.shards import ALL, Shard
+
+Failures = dict[str, PolicyError]
+"""Evaluations of which samples failed, by what `vigorl compare` calls them, with what failed first."""
 
 
 @click.command("eval")
@@ -42,21 +45,24 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Measure a policy on a data set or a benchmark, in this process or by the service at services.evaluation."""
-    from vigorl_lib.evaluation.table import cells_to_json, render_table
+    from vigorl_lib.evaluation.table import cells_to_json, render_table, render_tags
 
     limited = recipe.evaluation.model_copy(update={"limit": limit or recipe.evaluation.limit})
     recipe = recipe.model_copy(update={"policy": policy or recipe.policy, "evaluation": limited})
-    if benchmark := benchmark or recipe.evaluation.benchmark:
-        if rescore:
-            raise click.UsageError("--rescore does not go with --benchmark; name its run and data set instead")
-        show_benchmarks(recipe, shard, benchmark, files, as_json=as_json)
-        return
     if rescore and shard != ALL:
         raise click.UsageError("--rescore does not go with --shard; it scores what all shards kept")
+    if benchmark := benchmark or recipe.evaluation.benchmark:
+        show_benchmarks(recipe, shard, benchmark, files, rescore=rescore, as_json=as_json)
+        return
     if files is not None:
         raise click.UsageError("--files needs --benchmark NAME, or all")
-    cells = run_async(rescore_policy(recipe) if rescore else evaluate_policy(recipe, shard))
-    click.echo(json.dumps(cells_to_json(cells), indent=2) if as_json else render_table(cells))
+    failures: Failures = {}
+    cells = run_async(rescore_policy(recipe) if rescore else evaluate_policy(recipe, shard, failures=failures))
+    if as_json:
+        click.echo(json.dumps(cells_to_json(cells), indent=2))
+    else:
+        click.echo("\n\n".join(filter(None, (render_table(cells), render_tags(cells)))))
+    refuse_incomplete(failures)
 
 
 @click.command()
@@ -100,6 +106,17 @@ def compare(first: str, second: str, as_json: bool, root: str) -> None:
         click.echo(f"  {name}: {one} / {another}")
 
 
+def refuse_incomplete(failures: Failures) -> None:
+    """Raises PolicyError (EVALUATION_INCOMPLETE) that names the evaluations whose figures lack samples."""
+    if failures:
+        told = "; ".join(f"{name}: {error.message}" for name, error in failures.items())
+        raise PolicyError(
+            f"not all samples are in these figures: {told}",
+            reason="EVALUATION_INCOMPLETE",
+            evaluations=",".join(failures),
+        )
+
+
 async def rescore_policy(recipe: Recipe) -> dict[tuple[str, str], list[SampleRecord]]:
     """What `evaluate_policy` gives, from the trajectories that it kept and under the recipe's reward as it is."""
     from vigorl_lib.data.datasets import read_dataset
@@ -121,24 +138,39 @@ async def rescore_policy(recipe: Recipe) -> dict[tuple[str, str], list[SampleRec
 
 
 async def evaluate_policy(
-    recipe: Recipe, shard: Shard = ALL, task_for: Callable[[str], TaskConfig] | None = None
+    recipe: Recipe,
+    shard: Shard = ALL,
+    task_for: Callable[[str], TaskConfig] | None = None,
+    *,
+    failures: Failures | None = None,
 ) -> dict[tuple[str, str], list[SampleRecord]]:
     """Sample records by (policy, mode), made by the service at services.evaluation, else in this process.
 
     `task_for` says how each of the evaluation's modes is asked, instead of the recipe's task in that mode. What a
-    killed call recorded is not asked again.
+    killed call recorded is not asked again. With `failures`, an evaluation of which samples failed is told there, its
+    cell has the others, and the next one is done; else it raises PolicyError (EVALUATION_INCOMPLETE).
     """
     measure = _by_service if recipe.services.evaluation else _in_process
     cells = {}
     for mode in recipe.evaluation.modes:
         asked = recipe.task.model_copy(update={"mode": mode, "prompt": ""}) if task_for is None else task_for(mode)
         task = asked.model_copy(update={"temperature": recipe.evaluation.temperature})
+        answered: list[SampleRecord] = []
         with Progress(f"evaluate: {recipe.policy}, {mode}") as progress:
 
-            def show(now: EvaluationProgress, progress: Progress = progress) -> None:
+            def show(
+                now: EvaluationProgress, progress: Progress = progress, answered: list[SampleRecord] = answered
+            ) -> None:
                 progress(now.done, now.total, failed=now.failed, resumed=now.resumed)
+                answered += [now.record] if now.record is not None else []
 
-            cells[recipe.policy, mode] = await measure(recipe, shard, task, show)
+            try:
+                cells[recipe.policy, mode] = await measure(recipe, shard, task, show)
+            except PolicyError as error:
+                if failures is None or error.reason != "EVALUATION_INCOMPLETE":
+                    raise
+                failures[f"{recipe.run_id}/{recipe.policy}/{mode}"] = error
+                cells[recipe.policy, mode] = sorted(answered, key=lambda record: (record.example_id, record.sample))
     return cells
 
 

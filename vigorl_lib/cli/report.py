@@ -65,7 +65,7 @@ def tree(recipe: Recipe, example: str | None) -> None:
 @click.option("--run-id", required=True, help="The run; with those below it, such as those of benchmarks.")
 @click.option("--root", required=True, help="Storage root: a folder or s3://bucket/prefix.")
 def evaluation(root: str, run_id: str, samples: int | None) -> None:
-    """Write report.html, results.json and results.md of the evaluations of a run."""
+    """Write report.html, results.json, results.md and samples.jsonl of the evaluations of a run."""
     from vigorl_lib.report.evaluation import write_evaluation_report
     from vigorl_lib.storage.base import open_storage
 

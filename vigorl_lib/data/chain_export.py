@@ -8,7 +8,7 @@ nothing of our frames. Every image is one file, named after its content, however
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vigorl_lib.domain.geometry import Size
@@ -84,6 +84,15 @@ def tellable(chains: Iterable[Trajectory]) -> tuple[list[Trajectory], int]:
         if all(segment.trained for segment in chain.segments if segment.origin is Origin.DEMONSTRATION)
     ]
     return kept, len(found) - len(kept)
+
+
+def tellable_splits(
+    chains: Mapping[str, Sequence[Trajectory]],
+) -> tuple[dict[str, list[Trajectory]], Exported]:
+    """The tellable chains of each split that has any, and how many chains those are."""
+    parts = {split: tellable(part) for split, part in chains.items()}
+    kept = {split: part for split, (part, _) in parts.items() if part}
+    return kept, Exported(sum(map(len, kept.values())), sum(left_out for _, left_out in parts.values()))
 
 
 def _resized(data: bytes, size: Size) -> bytes:

@@ -72,7 +72,10 @@ class Pictures:
             if isinstance(error, VigorlError):
                 raise
             path = find_file(folder, str(picture))
-            raise fields.error(f"cannot read the image {path}: {error.strerror}", "IMAGE_MISSING") from None
+            raise fields.error(
+                f"cannot read the image {path}: {error.strerror}; images are looked for below {folder} (--images)",
+                "IMAGE_MISSING",
+            ) from None
         except DataError as error:
             name = "" if isinstance(picture, bytes) else f"{picture}: "
             raise fields.error(f"{name}{error.message}", error.reason) from None

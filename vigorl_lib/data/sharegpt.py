@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vigorl_lib.data.chain_export import Exported, ImageFiles, messages, tellable
+from vigorl_lib.data.chain_export import Exported, ImageFiles, messages, tellable_splits
 from vigorl_lib.domain.trajectory import Message, Trajectory
 from vigorl_lib.domain.wire import IMAGE_PLACEHOLDER
 from vigorl_lib.errors import DataError
@@ -28,18 +28,13 @@ def export_sharegpt(
     """Write chains by split. Raises DataError (PLACEHOLDER_IN_TEXT), ObjectNotFound, CorruptObject."""
     files = ImageFiles(storage, images, prefix)
     registry: dict[str, Any] = {}
-    written = left_out = 0
-    for split, part in chains.items():
-        kept, others = tellable(part)
-        left_out += others
-        if not kept:
-            continue
-        records = [_record(chain, files) for chain in kept]
+    told, exported = tellable_splits(chains)
+    for split, part in told.items():
+        records = [_record(chain, files) for chain in part]
         storage.write(f"{prefix}/{split}.json", json.dumps(records, ensure_ascii=False, indent=1).encode())
         registry[f"vigorl_{split}"] = _entry(f"{split}.json")
-        written += len(kept)
     storage.write(f"{prefix}/dataset_info.json", json.dumps(registry, indent=2).encode())
-    return Exported(written, left_out)
+    return exported
 
 
 def _record(chain: Trajectory, files: ImageFiles) -> dict[str, Any]:

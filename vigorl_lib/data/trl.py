@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vigorl_lib.data.chain_export import Exported, ImageFiles, messages, tellable
+from vigorl_lib.data.chain_export import Exported, ImageFiles, messages, tellable_splits
 from vigorl_lib.domain.image import Image
 from vigorl_lib.domain.trajectory import Trajectory
 from vigorl_lib.storage.base import Storage
@@ -22,17 +22,12 @@ def export_trl(
     storage: Storage, images: ImageStore, prefix: str, chains: Mapping[str, Sequence[Trajectory]]
 ) -> Exported:
     """Write chains by split. Raises ObjectNotFound, CorruptObject."""
-    written = left_out = 0
-    for split, part in chains.items():
-        kept, others = tellable(part)
-        left_out += others
-        if not kept:
-            continue
+    told, exported = tellable_splits(chains)
+    for split, part in told.items():
         files = ImageFiles(storage, images, f"{prefix}/{split}")
-        lines = [json.dumps(_record(chain, files), ensure_ascii=False) for chain in kept]
+        lines = [json.dumps(_record(chain, files), ensure_ascii=False) for chain in part]
         storage.write(f"{prefix}/{split}/metadata.jsonl", "".join(f"{line}\n" for line in lines).encode())
-        written += len(kept)
-    return Exported(written, left_out)
+    return exported
 
 
 def _record(chain: Trajectory, files: ImageFiles) -> dict[str, Any]:

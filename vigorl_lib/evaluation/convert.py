@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vigorl_lib.evaluation.metrics import SampleRecord, accuracy, not_parseable, of_several, summarize
+from vigorl_lib.evaluation.metrics import SampleRecord, accuracy, cut_off, not_parseable, of_several, summarize
 from vigorl_lib.evaluation.run import EvaluationProgress
 from vigorl_lib.rpc.gen.vigorl.evaluation.v1 import evaluation_service_pb2 as pb
 
@@ -36,7 +36,8 @@ def progress_from_proto(proto: pb.EvaluateResponse) -> EvaluationProgress:
 
 def metrics_to_proto(records: Sequence[SampleRecord]) -> pb.Metrics:
     """The shares that have an interval, accuracy first, then all other figures that can be said of these records."""
-    shares = {"accuracy": accuracy(records), "not_parseable": not_parseable(records), **of_several(records)}
+    shares = {"accuracy": accuracy(records), "not_parseable": not_parseable(records), "cut_off": cut_off(records)}
+    shares |= of_several(records)
     n = len(records)
     metrics = [
         pb.Metric(name=name, value=share.value, low=share.low, high=share.high, samples=n)

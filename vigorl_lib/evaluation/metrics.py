@@ -12,9 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median
 
+from vigorl_lib.domain.trajectory import StopReason
+
 Z_95 = 1.959963984540054
 NOT_PARSEABLE = ("malformed", "no_answer")
 """Outcomes of samples whose answer cannot be read as what was asked for, or that have none."""
+CUT_OFF = (StopReason.MAX_TOKENS.value, StopReason.CONTEXT_OVERFLOW.value)
+"""Samples that ended so say more of the limits than of the policy: it had no room to answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,11 @@ def clustered(verdicts: Sequence[float], clusters: Sequence[str]) -> Proportion:
 def not_parseable(records: Sequence[SampleRecord]) -> Proportion:
     """Share of samples without an answer that can be read as one; they count as wrong and are told apart."""
     return clustered([record.outcome in NOT_PARSEABLE for record in records], list(map(_cluster, records)))
+
+
+def cut_off(records: Sequence[SampleRecord]) -> Proportion:
+    """Share of samples that a limit of tokens ended; what they had said until then is scored like any other answer."""
+    return clustered([record.stop in CUT_OFF for record in records], list(map(_cluster, records)))
 
 
 def by_question(records: Sequence[SampleRecord]) -> dict[str, list[SampleRecord]]:
@@ -222,6 +231,7 @@ def summarize(records: Sequence[SampleRecord]) -> dict[str, float]:
         "n": len(records),
         "accuracy": accuracy(records).value,
         "not_parseable": not_parseable(records).value,
+        "cut_off": cut_off(records).value,
         "zoom_rate": _mean(records, lambda r: r.zooms > 0),
         "turns": _mean(records, lambda r: r.turns),
         "reward": _mean(records, lambda r: r.reward),
@@ -250,6 +260,14 @@ def split_by(records: Sequence[SampleRecord], tag: str) -> dict[str, list[Sample
     """Records by the value of a tag, sorted by it."""
     values = sorted({record.tags[tag] for record in records if tag in record.tags})
     return {value: [record for record in records if record.tags.get(tag) == value] for value in values}
+
+
+def split_by_tags(records: Sequence[SampleRecord]) -> dict[str, dict[str, list[SampleRecord]]]:
+    """Records by tag and value, of the tags that tell groups of questions apart."""
+    parts = {name: split_by(records, name) for name in sorted({tag for record in records for tag in record.tags})}
+    # A tag with another value for each question is a name and not a group.
+    questions = len(by_question(records))
+    return {name: part for name, part in parts.items() if 1 < len(part) < questions}
 
 
 def _invalid_by_kind(records: Sequence[SampleRecord]) -> dict[str, float]:

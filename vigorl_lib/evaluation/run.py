@@ -21,7 +21,7 @@ from vigorl_lib.data.trajectory_records import record_to_trajectory, stored_traj
 from vigorl_lib.domain.example import Example
 from vigorl_lib.domain.geometry import Frame, FrameMap
 from vigorl_lib.domain.trajectory import Trajectory
-from vigorl_lib.errors import ConfigError, PolicyError, VigorlError
+from vigorl_lib.errors import ConfigError, ObjectNotFound, PolicyError, VigorlError
 from vigorl_lib.evaluation.behaviours import evidence_of
 from vigorl_lib.evaluation.metrics import SampleRecord
 from vigorl_lib.reward.base import Reward, RewardOutcome, Score
@@ -52,6 +52,43 @@ class EvaluationProgress:
 OnSample = Callable[[EvaluationProgress], None]
 
 
+class _Claim:
+    """Says how the records under a prefix are made, and refuses to add any that are made in another way.
+
+    The first record claims the prefix and not the evaluation, so that one in which every sample failed does not stand
+    in the way of the mended one.
+    """
+
+    def __init__(self, storage: Storage, prefix: str, settings: dict[str, Any]) -> None:
+        self._storage = storage
+        self._prefix = prefix
+        self._settings = settings
+        self._made = False
+
+    def make(self) -> None:
+        """Before each record. Raises ConfigError (EVALUATION_DIFFERS)."""
+        if not self._made:
+            data = json.dumps(self._settings, indent=2).encode()
+            if not self._storage.create(f"{self._prefix}/{SETTINGS}", data):
+                self.check()
+            self._made = True
+
+    def check(self) -> None:
+        """Raises ConfigError (EVALUATION_DIFFERS) if the prefix is claimed by other settings."""
+        try:
+            before = read_settings(self._storage, self._prefix)
+        except ObjectNotFound:
+            return
+        changed = [name for name, value in self._settings.items() if before.get(name) != value]
+        if changed:
+            raise ConfigError(
+                f"{self._prefix} holds records that were made with another {' and '.join(changed)} (see "
+                f"{self._prefix}/{SETTINGS}); take another run id, or delete them",
+                reason="EVALUATION_DIFFERS",
+                changed=",".join(changed),
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class _Sampler:
     """Makes the samples of one evaluation and writes them; those of the examples in `kept` with their trajectory."""
@@ -60,6 +97,7 @@ class _Sampler:
     reward: Reward
     config: RewardConfig
     images: ImageStore
+    claim: _Claim
     writer: SegmentWriter
     prefix: str
     seed: int
@@ -98,6 +136,7 @@ class _Sampler:
             parts, outcome = dict(score.parts), score.outcome.value
             whole = replace(trajectory, reward=score.total, reward_parts=parts, outcome=outcome)
             entry["trajectory"] = stored_trajectory(whole, self.images)
+        self.claim.make()
         self.writer.append(entry)
 
 
@@ -127,7 +166,8 @@ async def evaluate(
     Raises PolicyError (EVALUATION_INCOMPLETE) if failures left samples undone, ConfigError
     (EVALUATION_DIFFERS) if records under the prefix were made with other settings.
     """
-    await _claim(storage, prefix, stepper, reward_config, seed, dataset)
+    claim = _Claim(storage, prefix, await _settings(stepper, reward_config, seed, dataset))
+    await asyncio.to_thread(claim.check)
     mine = [example for example in examples if shard.holds(example.example_id)]
     asked = [(example, number) for example in mine for number in range(samples)]
     wanted = {(example.example_id, number) for example, number in asked}
@@ -141,7 +181,7 @@ async def evaluate(
 
     writer = await asyncio.to_thread(SegmentWriter, storage, prefix)
     kept = frozenset(example.example_id for example in examples[:keep_trajectories])
-    sampler = _Sampler(stepper, reward, reward_config, ImageStore(storage), writer, prefix, seed, kept)
+    sampler = _Sampler(stepper, reward, reward_config, ImageStore(storage), claim, writer, prefix, seed, kept)
     try:
         jobs = (partial(sampler.sample, *question) for question in missing)
         async with aclosing(rollout_many(jobs, max_in_flight=max_in_flight)) as results:
@@ -176,12 +216,9 @@ async def _with_images(example: Example, images: ImageStore) -> Example:
     return replace(example, images=loaded)
 
 
-async def _claim(
-    storage: Storage, prefix: str, stepper: Stepper, reward: RewardConfig, seed: int, dataset: str
-) -> None:
-    """Write down how this evaluation asks, or check that its records so far were made in the same way."""
+async def _settings(stepper: Stepper, reward: RewardConfig, seed: int, dataset: str) -> dict[str, Any]:
     policy = await stepper.info()
-    settings = {
+    return {
         "dataset": dataset,
         "task": stepper.task.model_dump(mode="json"),
         "prompt_sha256": stepper.prompt.sha256,
@@ -196,18 +233,6 @@ async def _claim(
         "resize": asdict(policy.resize),
         "seed": seed,
     }
-    key = f"{prefix}/{SETTINGS}"
-    if storage.create(key, json.dumps(settings, indent=2).encode()):
-        return
-    before = json.loads(storage.read(key))
-    changed = [name for name, value in settings.items() if before.get(name) != value]
-    if changed:
-        raise ConfigError(
-            f"{prefix} holds records that were made with another {' and '.join(changed)} (see {key}); "
-            "take another run id, or delete them",
-            reason="EVALUATION_DIFFERS",
-            changed=",".join(changed),
-        )
 
 
 def read_settings(storage: Storage, prefix: str) -> dict[str, Any]:

@@ -10,6 +10,9 @@ from vigorl_lib.errors import ConfigError
 from vigorl_lib.evaluation.metrics import Paired, SampleRecord, compare
 from vigorl_lib.evaluation.run import flat_settings
 
+SHOWN_CHARACTERS = 80
+"""Of an answer that flipped; what cannot be parsed may be pages long."""
+
 
 @dataclass(frozen=True, slots=True)
 class Flip:
@@ -106,7 +109,11 @@ def _row(name: str, paired: Paired) -> list[str]:
     return [name, str(paired.n), interval, str(paired.only_first), str(paired.only_second), f"{paired.p_value:.3g}"]
 
 
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
+
+
 def _flip(flip: Flip) -> str:
     name = flip.example_id if flip.sample == 0 else f"{flip.example_id} #{flip.sample}"
-    said = [f"{answer!r} ({outcome})" for answer, outcome in zip(flip.answers, flip.outcomes, strict=True)]
+    said = [f"{_cut(repr(answer))} ({outcome})" for answer, outcome in zip(flip.answers, flip.outcomes, strict=True)]
     return f"  {'+' if flip.gained else '-'} {name}: {said[0]} / {said[1]}"

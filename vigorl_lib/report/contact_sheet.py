@@ -11,9 +11,10 @@ from html import escape
 from pathlib import Path
 
 from vigorl_lib.domain.example import AnswerKind, Example
-from vigorl_lib.domain.geometry import Box, Point
+from vigorl_lib.domain.geometry import Point, Size
 from vigorl_lib.domain.image import Image
 from vigorl_lib.report.draw import thumbnail_uri
+from vigorl_lib.report.figure import outline, picture
 
 SIDE_PX = 420
 """Longer side of an image on the page; it is embedded at twice as many pixels."""
@@ -80,26 +81,16 @@ def _answer(example: Example) -> str:
 
 def _picture(example: Example, image: Image) -> str:
     scale = SIDE_PX / max(image.size.width, image.size.height)
-    width, height = (max(1, round(side * scale)) for side in (image.size.width, image.size.height))
+    shown = Size(max(1, round(image.size.width * scale)), max(1, round(image.size.height * scale)))
     truth = example.truth
-    shapes = "".join(_box(box, scale, "distractor") for box in truth.distractors)
-    shapes += "".join(_box(box, scale, "evidence") for box in truth.evidence)
+    shapes = "".join(outline(box, scale, "distractor") for box in truth.distractors)
+    shapes += "".join(outline(box, scale, "evidence") for box in truth.evidence)
     if truth.region:
         shapes += _polygon(truth.region, scale)
     elif truth.box is not None:
-        shapes += _box(truth.box, scale, "truth")
-    uri = thumbnail_uri(image, 2 * SIDE_PX)
-    return (
-        f'<svg class="picture" viewBox="0 0 {width} {height}" role="img" '
-        f'aria-label="The image of {escape(example.example_id)} with its boxes">'
-        f'<image href="{uri}" width="{width}" height="{height}" preserveAspectRatio="none"/>{shapes}</svg>'
-    )
-
-
-def _box(box: Box, scale: float, style: str) -> str:
-    x, y, width, height = (f"{value * scale:.1f}" for value in (box.x0, box.y0, box.width, box.height))
-    edges = f'x="{x}" y="{y}" width="{width}" height="{height}"'
-    return f'<rect class="halo" {edges}/><rect class="{style}" {edges}/>'
+        shapes += outline(truth.box, scale, "truth")
+    alt = f"The image of {example.example_id} with its boxes"
+    return picture(thumbnail_uri(image, 2 * SIDE_PX), shown, shapes, alt=alt)
 
 
 def _polygon(corners: Sequence[Point], scale: float) -> str:

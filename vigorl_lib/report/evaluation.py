@@ -1,4 +1,5 @@
-"""`report.html`, `results.json` and `results.md` of the evaluations of a run, from their records in storage.
+"""`report.html`, `results.json`, `results.md` and `samples.jsonl` of the evaluations of a run, from its records.
+
 
 Asks nobody and measures nothing: run it while shards are at work and it shows what they have. All evaluations below a
 run are gathered, so a run over several benchmarks is one page. This module gathers; `evaluation_page` draws.
@@ -27,15 +28,26 @@ from vigorl_lib.evaluation.behaviours import (
 from vigorl_lib.evaluation.benchmarks import BENCHMARKS
 from vigorl_lib.evaluation.benchmarks.paper import PaperRow, paper_rows
 from vigorl_lib.evaluation.benchmarks.table import categories, mean_accuracy
-from vigorl_lib.evaluation.metrics import SampleRecord, accuracy, by_question, not_parseable, split_by, summarize
+from vigorl_lib.evaluation.metrics import (
+    SampleRecord,
+    accuracy,
+    by_question,
+    cut_off,
+    not_parseable,
+    of_several,
+    split_by_tags,
+    summarize,
+)
 from vigorl_lib.evaluation.run import SETTINGS, read_kept_trajectories, read_records, read_settings
-from vigorl_lib.evaluation.table import percent
+from vigorl_lib.evaluation.table import APART, percent
 from vigorl_lib.storage.base import Storage
 from vigorl_lib.storage.images import ImageStore
 from vigorl_lib.storage.layout import RunLayout
 
 SAMPLES, FEWEST = 12, 2
 """Questions of each outcome on a page of one data set, and of however many."""
+
+FIGURES = ("accuracy", *APART)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +60,8 @@ class Measured:
     prompt: str
     settings: dict[str, Any]
     records: Sequence[SampleRecord]
+    questions: int
+    """Questions of the split, of which fewer may have been asked; 0 where it is not known which split it was."""
     kept: Sequence[Trajectory]
     """Trajectories that were kept, in the order of the records."""
     behaviours: Mapping[str, Behaviours]
@@ -61,11 +75,15 @@ class Measured:
         benchmark = BENCHMARKS.get(self.dataset.partition("/")[0])
         if benchmark is not None:
             return {name: part for name, part in categories(benchmark, self.records).items() if len(part) > 1}
-        names = sorted({tag for record in self.records for tag in record.tags})
-        parts = {name: split_by(self.records, name) for name in names}
-        # A tag with another value for each question is a name and not a group.
-        questions = len(by_question(self.records))
-        return {name: part for name, part in parts.items() if 1 < len(part) < questions}
+        return split_by_tags(self.records)
+
+    @property
+    def count(self) -> str:
+        """Number of samples and, where not all questions of the split have one, of questions."""
+        asked = len(by_question(self.records))
+        if asked >= self.questions:
+            return str(len(self.records))
+        return f"{len(self.records)} ({asked} of {self.questions} questions)"
 
     @property
     def judges(self) -> tuple[str, ...]:
@@ -88,7 +106,7 @@ class Gathered:
 
 
 def write_evaluation_report(storage: Storage, run_id: str, *, samples: int | None = None) -> str:
-    """Write the three files under `runs/<run id>/evaluation/` and return the page's key.
+    """Write the four files under `runs/<run id>/evaluation/` and return the page's key.
 
     `samples` questions of each outcome and data set are shown; without it, as many as a page can well hold. Raises
     DataError (EVALUATION_MISSING) where nothing is recorded.
@@ -99,6 +117,7 @@ def write_evaluation_report(storage: Storage, run_id: str, *, samples: int | Non
     folder = f"{RunLayout(storage, run_id).root}/evaluation"
     storage.write(f"{folder}/results.json", json.dumps(to_json(gathered), indent=2).encode())
     storage.write(f"{folder}/results.md", to_markdown(gathered).encode())
+    storage.write(f"{folder}/samples.jsonl", to_lines(gathered).encode())
     if samples is None:
         samples = max(FEWEST, SAMPLES // len({cell.dataset for cell in gathered.cells}))
     page = render_evaluation(gathered, ImageStore(storage).load, samples=samples)
@@ -150,7 +169,8 @@ def _measured(storage: Storage, prefix: str, settings: dict[str, Any], examples:
     kept = sorted(once.values(), key=lambda trajectory: trajectory.trajectory_id)
     counted = {one.trajectory_id: behaviours_of(one, examples.get(one.example_id)) for one in kept}
     judged = read_counts(storage, counts_prefix(prefix))
-    return Measured(prefix, settings["dataset"], policy, prompt, settings, records, kept, counted, judged)
+    dataset, questions = settings["dataset"], len(examples)
+    return Measured(prefix, dataset, policy, prompt, settings, records, questions, kept, counted, judged)
 
 
 def to_json(gathered: Gathered) -> list[dict[str, Any]]:
@@ -161,6 +181,7 @@ def to_json(gathered: Gathered) -> list[dict[str, Any]]:
             "policy": cell.policy,
             "prompt": cell.prompt,
             "settings": cell.settings,
+            "questions": {"answered": len(by_question(cell.records)), "of": cell.questions or None},
             "accuracy": asdict(accuracy(cell.records)),
             "by_tag": {
                 tag: {value: asdict(accuracy(part)) for value, part in parts.items()}
@@ -177,23 +198,36 @@ def to_json(gathered: Gathered) -> list[dict[str, Any]]:
     ]
 
 
+def to_lines(gathered: Gathered) -> str:
+    """Every sample of every cell as one line of JSON, for tables of other tools; trajectories are on the page."""
+    lines = (
+        {"dataset": cell.dataset, "policy": cell.policy, "prompt": cell.prompt, **asdict(record)}
+        for cell in gathered.cells
+        for record in cell.records
+    )
+    return "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines)
+
+
 def to_markdown(gathered: Gathered) -> str:
     """The results with the paper's numbers, each tag's table, and the settings, for a README or an issue."""
     parts = [f"# Evaluation of {gathered.run_id}"]
     for dataset in dict.fromkeys(cell.dataset for cell in gathered.cells):
         cells = [cell for cell in gathered.cells if cell.dataset == dataset]
-        rows = [["policy", "prompt", "n", "accuracy", "not parseable", "paper"]]
-        rows += [[c.policy, c.prompt, *_figures(c.records), ", ".join(map(str, c.paper)) or "-"] for c in cells]
+        several = list(dict.fromkeys(name for cell in cells for name in of_several(cell.records)))
+        rows = [["policy", "prompt", "n", *FIGURES, *several, "paper"]]
+        rows += [
+            [c.policy, c.prompt, c.count, *_figures(c.records), *_several(c.records, several), _paper(c)] for c in cells
+        ]
         parts += [f"## {dataset}", _rows(rows)]
         for tag in sorted({tag for cell in cells for tag in cell.tags}):
-            rows = [["policy", "prompt", tag, "n", "accuracy", "not parseable"]]
+            rows = [["policy", "prompt", tag, "n", *FIGURES]]
             rows += [
-                [cell.policy, cell.prompt, value, *_figures(part)]
+                [cell.policy, cell.prompt, value, str(len(part)), *_figures(part)]
                 for cell in cells
                 for value, part in cell.tags.get(tag, {}).items()
             ]
             rows += [
-                [cell.policy, cell.prompt, f"mean of {len(cell.tags[tag])}", "", _mean(cell.tags[tag]), ""]
+                [cell.policy, cell.prompt, f"mean of {len(cell.tags[tag])}", "", _mean(cell.tags[tag]), "", ""]
                 for cell in cells
                 if tag in cell.tags
             ]
@@ -209,7 +243,17 @@ def _mean(parts: Mapping[str, Sequence[SampleRecord]]) -> str:
 
 
 def _figures(records: Sequence[SampleRecord]) -> list[str]:
-    return [str(len(records)), percent(accuracy(records)), f"{100 * not_parseable(records).value:.1f}"]
+    apart = (not_parseable(records), cut_off(records))
+    return [percent(accuracy(records)), *(f"{100 * share.value:.1f}" for share in apart)]
+
+
+def _several(records: Sequence[SampleRecord], names: Sequence[str]) -> list[str]:
+    shares = of_several(records)
+    return [percent(shares[name]) if name in shares else "-" for name in names]
+
+
+def _paper(cell: Measured) -> str:
+    return ", ".join(map(str, cell.paper)) or "-"
 
 
 def _rows(rows: Sequence[Sequence[str]]) -> str:

@@ -19,11 +19,13 @@ from vigorl_lib.evaluation.metrics import (
     SampleRecord,
     accuracy,
     by_question,
+    cut_off,
     not_parseable,
     of_several,
     summarize,
 )
 from vigorl_lib.evaluation.run import flat_settings
+from vigorl_lib.evaluation.table import APART
 from vigorl_lib.prompts import Prompt, load_prompt
 from vigorl_lib.report.content import Case, mode_name
 from vigorl_lib.report.evaluation import Gathered, Measured
@@ -64,33 +66,39 @@ def _overview(cells: Sequence[Measured]) -> str:
         paper = ", ".join(map(str, cell.paper)) or "–"
         body.append(
             f'<tr><th scope="row">{escape(cell.dataset)}</th><td>{escape(_name(cell))}</td>'
-            f"<td class=number>{len(cell.records)}</td><td>{share_cell(cell.records)}</td>"
-            f"<td class=number>{100 * not_parseable(cell.records).value:.1f}</td>"
+            f"<td class=number>{cell.count}</td><td>{share_cell(cell.records)}</td>"
+            f"{_shares_apart(cell.records)}"
             f'<td class="ends">{escape(paper)}</td></tr>'
         )
-    head = ["data set", "policy, prompt", "n", "accuracy", "not parseable", "the paper, same prompt"]
+    head = ["data set", "policy, prompt", "n", "accuracy", *APART, "the paper, same prompt"]
     return table(head, body, "results pairs")
 
 
 def _results(cells: Sequence[Measured]) -> str:
-    head = ["policy", "prompt", "n", "accuracy", "not parseable", "zooms", "turns", "how it ended"]
+    head = ["policy", "prompt", "n", "accuracy", *APART, "zooms", "turns", "how it ended"]
     body = [_row(cell) for cell in cells]
     note = (
         '<p class="soft">Percent of samples with 95 % intervals (Wilson; wider where several samples are about one '
         "image). <i>Not parseable</i>: no answer, or one that cannot be read as what was asked for; it counts as "
-        f"wrong.</p>{_several(cells)}"
+        "wrong. <i>Cut off</i>: ended by a limit of tokens; what was said until then is scored like any other answer."
+        f"</p>{_several(cells)}"
     )
     return table(head, body, "results") + note
 
 
 def _row(cell: Measured) -> str:
-    figures, unread = summarize(cell.records), not_parseable(cell.records)
-    numbers = (f"{100 * unread.value:.1f}", f"{figures['zoom_rate']:.0%}", f"{figures['turns']:.2f}")
+    figures = summarize(cell.records)
+    numbers = (f"{figures['zoom_rate']:.0%}", f"{figures['turns']:.2f}")
     return (
         f'<tr class="first"><th scope="row">{escape(cell.policy)}</th><td>{escape(mode_name(cell.prompt))}</td>'
-        f"<td class=number>{len(cell.records)}</td><td>{share_cell(cell.records)}</td>"
+        f"<td class=number>{cell.count}</td><td>{share_cell(cell.records)}</td>{_shares_apart(cell.records)}"
         f'{"".join(f"<td class=number>{n}</td>" for n in numbers)}<td class="ends">{ends(cell.records)}</td></tr>'
     )
+
+
+def _shares_apart(records: Sequence[SampleRecord]) -> str:
+    shares = (not_parseable(records), cut_off(records))
+    return "".join(f"<td class=number>{100 * share.value:.1f}</td>" for share in shares)
 
 
 def _several(cells: Sequence[Measured]) -> str:

@@ -15,22 +15,26 @@ def figure(uri: str, size: Size, marks: Marks, *, width: int, alt: str, style: s
     """The picture `uri`, whose marks are in pixels of `size`, drawn `width` pixels wide."""
     scale = width / size.width
     shown = Size(width, round(size.height * scale))
-    boxes = [_box(box, scale, "target") for box in marks.targets] + [
-        _box(box, scale, "window") for box in marks.windows
-    ]
+    boxes = [outline(box, scale, "target") for box in marks.targets]
+    boxes += [outline(box, scale, "window") for box in marks.windows]
     places = [(spot.x * scale, spot.y * scale) for spot in marks.spots]
     rings = "".join(_ring(x, y) for x, y in places)
     labels = place_labels(places, shown, 1.7 * BADGE)
     badges = "".join(_badge(spot, x, y) for spot, (x, y) in zip(marks.spots, labels, strict=True))
-    box = f"0 0 {shown.width} {shown.height}"
+    return picture(uri, shown, f"{''.join(boxes)}{rings}{badges}", alt=alt, style=style)
+
+
+def picture(uri: str, shown: Size, shapes: str, *, alt: str, style: str = "") -> str:
+    """The picture `uri`, drawn as large as `shown`, below SVG `shapes` in its pixels."""
     return (
-        f'<svg class="picture {style}" viewBox="{box}" role="img" aria-label="{escape(alt)}">'
-        f'<image href="{uri}" width="{shown.width}" height="{shown.height}" preserveAspectRatio="none"/>'
-        f"{''.join(boxes)}{rings}{badges}</svg>"
+        f'<svg class="picture {style}" viewBox="0 0 {shown.width} {shown.height}" role="img" '
+        f'aria-label="{escape(alt)}">'
+        f'<image href="{uri}" width="{shown.width}" height="{shown.height}" preserveAspectRatio="none"/>{shapes}</svg>'
     )
 
 
-def _box(box: Box, scale: float, style: str) -> str:
+def outline(box: Box, scale: float, style: str) -> str:
+    """The edges of a box, with a halo that shows on any ground."""
     x, y, w, h = (f"{value * scale:.1f}" for value in (box.x0, box.y0, box.width, box.height))
     edges = f'x="{x}" y="{y}" width="{w}" height="{h}" rx="1.5"'
     return f'<rect class="halo" {edges}/><rect class="{style}" {edges}/>'

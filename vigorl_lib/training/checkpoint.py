@@ -7,6 +7,7 @@ needs neither the ranks nor a GPU. The position in the data is the step (see `vi
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,7 +31,14 @@ if TYPE_CHECKING:
 
     from vigorl_lib.training.engine import Engine
 
+log = logging.getLogger(__name__)
+
 _TAG = "state"
+_SHAPING = {
+    *("zero_stage", "dtype", "optimizer", "betas", "eps", "weight_decay"),
+    *("ema_decay", "module_lr", "freeze", "lora"),
+}
+"""Settings of the engine that a checkpoint's state was made for and holds; with others it means nothing."""
 
 
 class Checkpoints:
@@ -38,11 +46,10 @@ class Checkpoints:
 
     def __init__(self, layout: RunLayout, engine: Engine, config: CheckpointConfig, *, init: str) -> None:
         self._layout, self._engine, self._config = layout, engine, config
-        self._facts = {
+        self._facts: dict[str, Any] = {
             "init": init,
             "world": engine.world,
-            "zero_stage": engine.config.zero_stage,
-            "lora_alpha": engine.config.lora.alpha,
+            "engine": engine.config.model_dump(mode="json", include=_SHAPING),
             "best_metric": config.best_metric,
             "best_mode": config.best_mode,
         }
@@ -68,21 +75,19 @@ class Checkpoints:
     def resume(self) -> int:
         """Load the newest checkpoint; returns the steps that it has done, 0 where there is none.
 
-        One of another world size is converted first. Raises ConfigError (RESUME_MISMATCH) for another ZeRO stage.
+        One of another world size is converted first. Raises ConfigError (RESUME_MISMATCH) for other settings than those
+        that its state was made with.
         """
         steps = checkpoint_steps(self._layout)
         if not steps:
             return 0
         prefix = self._layout.checkpoint(steps[-1])
         meta = commit.committed(self._layout.storage, prefix) or {}
-        if meta["zero_stage"] != self._facts["zero_stage"]:
-            raise ConfigError(
-                f"{prefix} was saved with zero_stage {meta['zero_stage']}, this run has {self._facts['zero_stage']}; "
-                "set it back, or export the checkpoint and start from the model",
-                reason="RESUME_MISMATCH",
-            )
+        _compare(prefix, meta["engine"], self._facts["engine"])
+        if meta["init"] != self._facts["init"]:
+            log.warning("%s was made of %s, and goes on beside %s", prefix, meta["init"], self._facts["init"])
         with self._fetched(prefix) as folder:
-            if meta["world"] == self._engine.world or not meta["zero_stage"]:
+            if meta["world"] == self._engine.world or not meta["engine"]["zero_stage"]:
                 self._engine.load(folder, _TAG)
             else:
                 with once_per_machine(partial(to_universal, folder / _TAG)) as converted:
@@ -173,7 +178,8 @@ def local_checkpoint(layout: RunLayout, step: int) -> Iterator[tuple[Path, dict[
 
 def trained_weights(folder: Path, meta: Mapping[str, Any]) -> Mapping[str, Tensor]:
     """Weights of a local checkpoint by the model's own names. Raises CorruptObject (CHECKPOINT_UNREADABLE)."""
-    return merged(ZeroWeights(folder / _TAG, int(meta["zero_stage"])), float(meta["lora_alpha"]))
+    engine = meta["engine"]
+    return merged(ZeroWeights(folder / _TAG, engine["zero_stage"]), engine["lora"]["alpha"])
 
 
 def export_hf(layout: RunLayout, folder: Path, *, step: int | None = None, dtype: DType = "auto") -> int:
@@ -213,6 +219,24 @@ def model_uri(layout: RunLayout) -> str:
 def model_key(layout: RunLayout) -> str:
     """Prefix of a run's final model."""
     return f"{layout.root}/model"
+
+
+def _compare(prefix: str, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raises ConfigError (RESUME_MISMATCH) with every setting that differs."""
+    before, after = _flat(saved), _flat(wanted)
+    differing = [f"{name} {before[name]} (now {after[name]})" for name in after if before[name] != after[name]]
+    if differing:
+        raise ConfigError(
+            f"{prefix} was saved with {', '.join(differing)}; set that back under `engine`, or export the "
+            "checkpoint and start another stage from the model",
+            reason="RESUME_MISMATCH",
+        )
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the adapters beside the others, as `lora.rank`."""
+    adapters = {f"lora.{name}": value for name, value in settings["lora"].items()}
+    return {name: value for name, value in settings.items() if name != "lora"} | adapters
 
 
 def _keys(layout: RunLayout) -> list[str]:

@@ -9,7 +9,6 @@ weights that are out already are not written again.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,10 +33,9 @@ from vigorl_lib.training.order import padding_share
 from vigorl_lib.training.passes import LogProbPass
 from vigorl_lib.training.plan import Rollout, UpdatePlan, compare, plan_updates
 from vigorl_lib.training.ranks import from_first, raise_if_stopped
+from vigorl_lib.training.throughput import Throughput
 from vigorl_lib.training.transfer import WeightSender, hurry_weights
 from vigorl_lib.training.weights import publish_weights
-
-log = logging.getLogger(__name__)
 
 POLL_S = 0.02
 MAX_POLL_S = 1.0
@@ -99,6 +97,9 @@ class _Grpo:
             device=device,
             total_steps=config.steps * config.updates,
             with_reference=config.kl_coef > 0.0,
+        )
+        self._throughput = Throughput(
+            self._learner.loaded.model.config, device=device, world=self._learner.engine.world
         )
         # The first update starts from the old weights, so its own pass gives their log-probs.
         self._old = self._pass(self._learner.logprobs) if config.updates > 1 else None
@@ -165,12 +166,6 @@ class _Grpo:
         try:
             groups = self._poll(step, deadline)
             return groups, self._ahead(step) if groups is None else self._plan(groups)
-        except StorageError as error:
-            if not error.infrastructure or time.monotonic() >= deadline:
-                return None, error
-            log.warning("step %d waits for storage: %s: %s", step, error.reason, error.message)
-            time.sleep(MAX_POLL_S)
-            return None, Ahead([])
         except VigorlError as error:
             return None, error
 
@@ -203,7 +198,7 @@ class _Grpo:
 
     def _update(self, step: int, groups: StepGroups, plan: Sequence[UpdatePlan]) -> dict[str, float]:
         """One pass over the groups, in one optimiser step for each part of the plan."""
-        learner = self._learner
+        learner, begin = self._learner, time.perf_counter()
         ahead = self._finish_passes(groups, plan)
         parts = [_samples(groups, update) for update in plan]
         sums = dict.fromkeys(_SUMS, 0.0)
@@ -222,8 +217,10 @@ class _Grpo:
             "trained_samples": len(lengths),
             "learning_rate": learning_rate,
             "grad_norm": norm,
+            "skipped": learner.engine.skipped,
             "padding_share": padding_share([len(sample) for sample in parts[0]], mine),
             "tokens": sum(lengths),
+            **self._throughput.metrics(lengths, int(tokens), time.perf_counter() - begin),
         }
 
     def _finish_passes(self, groups: StepGroups, plan: Sequence[UpdatePlan]) -> dict[str, float]:

@@ -166,6 +166,8 @@ class Producer:
                             running.add(self._ahead.pop(position) if ahead else self._begin(position, step))
                         self._next = max(self._next, position + 1)
                     if not running:
+                        # Not on the loop, which has rollouts under way, when the block ends: storage may be gone.
+                        await asyncio.to_thread(writer.close)
                         return groups
                     self._moved.set()
                     done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)

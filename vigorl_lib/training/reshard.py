@@ -10,7 +10,7 @@ import socket
 import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 UNIVERSAL = "universal"
@@ -44,7 +44,7 @@ def to_universal(source: Path, target: Path) -> None:
     """
     from deepspeed.checkpoint.ds_to_universal import main
 
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         main(
             Namespace(
                 input_folder=str(source),

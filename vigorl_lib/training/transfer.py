@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from vigorl_lib.errors import ConfigError, PolicyError, VigorlError
@@ -48,6 +48,8 @@ class WeightSender:
     backend: Backend
     run_id: str
     timeout_s: float = 300.0
+    _failed: dict[str, tuple[int, int]] = field(default_factory=dict, init=False)
+    """Replicas that failed: how often in a row, and from which version on they are tried again."""
 
     def __post_init__(self) -> None:
         if not self.services.policy_admin.get(self.policy):
@@ -76,12 +78,30 @@ class WeightSender:
         try:
 
             async def send(target: str, tell: Tell) -> PolicyInfo:
-                return await send_to_replica(tensors, target, tell, backend=self.backend, timeout_s=self.timeout_s)
+                return await self._send_to(target, version, tensors, tell)
 
             await client.transfer_weights(version=version, run_id=self.run_id, send=send)
         finally:
             await client.close()
             await connections.close()
+
+    async def _send_to(self, target: str, version: int, tensors: Mapping[str, Tensor], tell: Tell) -> PolicyInfo:
+        """Send to one replica; after failures in a row it is left to storage for 1, 3, 7 … versions."""
+        failures, again = self._failed.get(target, (0, version))
+        if version < again:
+            raise PolicyError(
+                f"{target} failed {failures} times in a row and is left to storage until version {again}",
+                reason="TRANSFER_FAILED",
+                infrastructure=True,
+                target=target,
+            )
+        try:
+            info = await send_to_replica(tensors, target, tell, backend=self.backend, timeout_s=self.timeout_s)
+        except VigorlError:
+            self._failed[target] = failures + 1, version + 2 ** (failures + 1)
+            raise
+        self._failed.pop(target, None)
+        return info
 
 
 def hurry_weights(sender: WeightSender, layout: RunLayout, version: int, tensors: Mapping[str, Tensor]) -> None:

@@ -39,8 +39,7 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
 def find_benchmark(name: str) -> Benchmark:
     """The benchmark of this name. Raises ConfigError (BENCHMARK_UNKNOWN) that names close ones."""
     if name not in BENCHMARKS:
-        close = get_close_matches(name, BENCHMARKS, n=3) or list(BENCHMARKS)
-        raise ConfigError(
-            f"no benchmark {name!r}; expected one of {', '.join(close)}", reason="BENCHMARK_UNKNOWN", benchmark=name
-        )
+        close = get_close_matches(name, BENCHMARKS, n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"expected one of {', '.join(BENCHMARKS)}"
+        raise ConfigError(f"no benchmark {name!r}; {hint}", reason="BENCHMARK_UNKNOWN", benchmark=name)
     return BENCHMARKS[name]

@@ -65,9 +65,23 @@ def read_rows(path: Path) -> Iterator[Fields]:
         yield row
 
 
-def cell_image(row: Fields, name: str) -> Image | None:
-    """The image in a Parquet cell, `{"bytes", "path"}` as Hugging Face writes it; None for an empty cell."""
-    return cell_images(row, name)[0] if name in row else None
+def cell_image(row: Fields, name: str) -> Image:
+    """The image in a Parquet cell, `{"bytes", "path"}` as Hugging Face writes it.
+
+    Raises DataError (IMAGE_MISSING) for an empty cell.
+    """
+    images = cell_images(row, name) if name in row else ()
+    if len(images) != 1:
+        raise row.error(f"{name}: expected an image, found {len(images) or 'none'}", "IMAGE_MISSING")
+    return images[0]
+
+
+def numbered_images(row: Fields, count: int) -> tuple[Image, ...]:
+    """The images in the cells `image_1` to `image_<count>`, of which a row fills one at least."""
+    names = [name for number in range(1, count + 1) if (name := f"image_{number}") in row]
+    if not names:
+        raise row.error("image_1: expected an image, found none", "IMAGE_MISSING")
+    return tuple(cell_image(row, name) for name in names)
 
 
 def cell_images(row: Fields, name: str) -> tuple[Image, ...]:

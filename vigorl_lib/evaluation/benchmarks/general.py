@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from vigorl_lib.data.fields import Fields
 from vigorl_lib.domain.example import AnswerKind, Example, GroundTruth
-from vigorl_lib.evaluation.benchmarks.files import Files, cell_image
+from vigorl_lib.evaluation.benchmarks.files import Files, cell_image, numbered_images
 from vigorl_lib.evaluation.benchmarks.questions import choice_example, chosen, split_options, without_instruction
 from vigorl_lib.evaluation.benchmarks.spec import Benchmark, Layout
 
@@ -22,9 +22,7 @@ def read_mmmu(files: Files) -> Iterator[Example]:
     open question may be a list as text: any of its spellings is right.
     """
     for _, row in files.rows():
-        images = tuple(image for n in range(1, 8) if (image := cell_image(row, f"image_{n}")) is not None)
-        if not images:
-            raise row.error("image_1: expected an image, found none", "IMAGE_MISSING")
+        images = numbered_images(row, 7)
         # validation_Accounting_1: the subject is a folder on the hub and stands in no other field.
         subject = row.text("id").split("_", 1)[-1].rsplit("_", 1)[0]
         kind = row.text("question_type")
@@ -52,8 +50,6 @@ def read_realworldqa(files: Files) -> Iterator[Example]:
     """`image`, `question` (options, if any, are its lines), `answer` (a letter, a word or a number)."""
     for number, (_, row) in enumerate(files.rows()):
         image = cell_image(row, "image")
-        if image is None:
-            raise row.error("image: expected an image, found none", "IMAGE_MISSING")
         text = without_instruction(row.text("question"), r"\s*Please answer directly")
         question, choices = split_options(text)
         answer, example_id = row.text("answer").strip(), f"{files.split}-{number}"

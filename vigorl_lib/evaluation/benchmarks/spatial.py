@@ -15,7 +15,7 @@ from vigorl_lib.domain.example import AnswerKind, Example
 from vigorl_lib.domain.geometry import Frame, Point
 from vigorl_lib.domain.image import Image
 from vigorl_lib.evaluation.benchmarks.bundle import reader
-from vigorl_lib.evaluation.benchmarks.files import Files, cell_image, cell_images
+from vigorl_lib.evaluation.benchmarks.files import Files, cell_image, cell_images, numbered_images
 from vigorl_lib.evaluation.benchmarks.questions import choice_example, chosen, point_example, without_instruction
 from vigorl_lib.evaluation.benchmarks.spec import Benchmark, Layout
 
@@ -62,16 +62,13 @@ def read_blink(files: Files) -> Iterator[Example]:
     """`idx`, `sub_task`, `question`, `image_1` to `image_4`, `choices`, `answer` (such as `(B)`)."""
     for _, row in files.rows():
         choices = _texts(row, "choices")
-        images = [image for number in range(1, 5) if (image := cell_image(row, f"image_{number}")) is not None]
-        if not images:
-            raise row.error("image_1: expected an image, found none")
         yield choice_example(
             row,
             example_id=row.text("idx"),
             question=row.text("question"),
             choices=choices,
             answer=chosen(row, row.text("answer"), choices),
-            images=images,
+            images=numbered_images(row, 4),
             tags={"sub_task": row.text("sub_task")},
         )
 
@@ -115,8 +112,6 @@ def _robospatial(files: Files) -> Iterator[tuple[int, Fields, Image]]:
             continue
         named = isinstance(row.values.get("img"), str)
         image = files.image(row, row.text("img"), path) if named else cell_image(row, "img")
-        if image is None:
-            raise row.error("img: expected an image, found none", "IMAGE_MISSING")
         yield number, row, image
 
 

@@ -10,18 +10,14 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
-from vigorl_lib.domain.trajectory import StopReason
 from vigorl_lib.evaluation.benchmarks import BENCHMARKS
 from vigorl_lib.evaluation.benchmarks.paper import paper_rows
 from vigorl_lib.evaluation.benchmarks.spec import Benchmark
-from vigorl_lib.evaluation.metrics import NOT_PARSEABLE, SampleRecord, accuracy, split_by
+from vigorl_lib.evaluation.metrics import CUT_OFF, NOT_PARSEABLE, SampleRecord, accuracy, split_by
 from vigorl_lib.evaluation.table import Cells, percent
 
 Results = Mapping[str, Cells]
 """Cells (policy and prompt) by benchmark."""
-
-CUT_OFF = (StopReason.MAX_TOKENS.value, StopReason.CONTEXT_OVERFLOW.value)
-"""Samples that ended so say more of the limits than of the policy: it had no room to answer."""
 
 CROSS = " × "
 """Stands between the tags, and the values, of a combination."""
