@@ -70,7 +70,7 @@ def validate(schema: type[SectionT], values: Mapping[str, Any], *, source: str) 
         else:
             # What stands in the environment may be a credential under a misspelt name.
             found = "" if source == ENVIRONMENT else f", found {first.get('input')!r}"
-            message = f"{source}: {key}: {first['msg']}{found}"
+            message = f"{source}: {key}: {first['msg'].removeprefix('Value error, ')}{found}"
         more = len(error.errors()) - 1
         suffix = f" (and {more} more)" if more else ""
         raise ConfigError(message + suffix, reason="RECIPE_INVALID", key=key) from None

@@ -239,6 +239,19 @@ async def test_benchmarks_are_scored_again_without_asking(root: Path, examples: 
         assert all(record.correct for record in cell)
 
 
+async def test_greedy_answers_that_are_remembered_are_not_asked_for_in_another_run(
+    root: Path, examples: dict[tuple[str, str], Example]
+) -> None:
+    async with services(root, Script(examples, right)) as section:
+        first = await evaluate_benchmarks(recipe(root, "cached-1", section, cache_answers=True), ALL, "vstar", None)
+    async with services(root, Script({}, right)) as knows_nothing:
+        again = recipe(root, "cached-2", knows_nothing, cache_answers=True)
+        assert await evaluate_benchmarks(again, ALL, "vstar", None) == first
+        with pytest.raises(PolicyError, match="3 of 3 samples failed"):
+            await evaluate_benchmarks(recipe(root, "cached-3", knows_nothing), ALL, "vstar", None)
+    assert [record.zooms for record in first["vstar"][SCRIPT, "multi_turn"]] == [1, 1, 1], "both turns are remembered"
+
+
 async def test_a_sample_that_fails_does_not_keep_the_other_benchmarks_from_their_table(
     root: Path, examples: dict[tuple[str, str], Example]
 ) -> None:

@@ -251,6 +251,8 @@ def test_the_most_frequent_answer_is_the_vote_and_silence_does_not_vote() -> Non
     assert majority(votes(("pink", True), ("Cyan", False), (" PINK", True))).value == 1.0
     assert majority(votes(("cyan", False), ("pink", True))).value == 0.0, "of equally frequent ones the first"
     assert majority(votes(("cyan", False), ("pink", True))[::-1]).value == 0.0, "whichever was finished first"
+    spelled = votes(("A", False), ("(B)", True), ("B.", True), ("A", False), ("b", True))
+    assert majority(spelled).value == 1.0, "one answer in three spellings"
     assert majority(votes((None, False), (None, False), ("pink", True))).value == 1.0
     assert majority(votes((None, False))).value == 0.0
 

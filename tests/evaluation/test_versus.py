@@ -126,6 +126,13 @@ async def test_the_command_tells_how_the_two_were_asked_and_refuses_other_data(t
         await asyncio.to_thread(compared, "r/nobody/multi_turn")
 
 
+def test_several_greedy_answers_are_refused_because_they_are_one() -> None:
+    with pytest.raises(ConfigError, match=r"samples=4 at temperature 0 .* set a temperature"):
+        CliRunner().invoke(evaluate, ["--set", "evaluation.samples=4", "--dry-run"], catch_exceptions=False)
+    options = ["--set", "evaluation.samples=4", "--set", "evaluation.temperature=0.5", "--dry-run"]
+    assert CliRunner().invoke(evaluate, options).exit_code == 0
+
+
 def test_scoring_again_is_of_all_shards(tmp_path: Path) -> None:
     refused = CliRunner().invoke(evaluate, ["--rescore", "--shard", "0/2", "--root", str(tmp_path)])
     assert refused.exit_code == 2

@@ -158,6 +158,15 @@ def test_a_run_that_was_not_evaluated_says_so(tmp_path: Path) -> None:
         gather(open_storage(str(tmp_path)), "other")
 
 
+def test_what_was_not_asked_is_not_hidden_in_a_share_of_the_rest(storage: Storage) -> None:
+    cell = next(cell for cell in gather(storage, "r").cells if (cell.policy, cell.prompt) == ("mix", "multi_turn"))
+    assert cell.count == "8"
+    assert replace(cell, records=cell.records[:5]).count == "5 of 8"
+    assert (
+        replace(cell, records=[*cell.records[:5], replace(cell.records[0], sample=1)]).count == "6 (5 of 8 questions)"
+    )
+
+
 def test_every_sample_of_every_cell_is_a_line_for_other_tools(storage: Storage, html: str) -> None:
     lines = [json.loads(line) for line in storage.read("runs/r/evaluation/samples.jsonl").decode().splitlines()]
     assert len(lines) == 4 * len(SCENES) + 2 * 3

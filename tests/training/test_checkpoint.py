@@ -51,11 +51,16 @@ def on_two_ranks(storage: Storage, zero_stage: int, steps: int) -> None:
 
 
 @pytest.mark.parametrize("zero_stage", [pytest.param(2, marks=pytest.mark.slow), 3])
-def test_two_ranks_then_one_then_two_give_the_losses_of_one_rank(storage: Storage, zero_stage: int) -> None:
+def test_two_ranks_then_one_then_two_give_the_losses_of_one_rank(
+    storage: Storage, zero_stage: int, capfd: pytest.CaptureFixture[str]
+) -> None:
     layout = RunLayout(storage, f"zero-{zero_stage}")
     on_two_ranks(storage, zero_stage, steps=4)
     forget_model(storage, layout.run_id)
+    capfd.readouterr()
     train_stage(storage, layout.run_id, zero_stage, 8)
+    # A log of JSON lines has no place for the converter's bars.
+    assert "it/s" not in capfd.readouterr().err
     forget_model(storage, layout.run_id)
     on_two_ranks(storage, zero_stage, steps=12)
     train_stage(storage, "alone", 0, 12)

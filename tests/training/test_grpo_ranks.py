@@ -14,13 +14,8 @@ from vigorl_lib.models.loading import load_model
 from vigorl_lib.storage.base import Storage, open_storage
 from vigorl_lib.storage.layout import RunLayout
 from vigorl_lib.training.groups import read_step
+from vigorl_lib.training.grpo import train_grpo
 from vigorl_lib.training.metrics import read_metrics
-
-
-def trained(storage: Storage, processes: int, values: dict[str, object]) -> RunLayout:
-    recipe = write_recipe(storage, grpo=values, task=TASK.model_dump(mode="json"))
-    assert trainer(recipe, "grpo", processes=processes).wait(DEADLINE_S) == 0
-    return RunLayout(storage, RUN)
 
 
 def test_two_ranks_take_the_steps_of_one(storage: Storage, tmp_path: Path) -> None:
@@ -30,15 +25,17 @@ def test_two_ranks_take_the_steps_of_one(storage: Storage, tmp_path: Path) -> No
     assert not problems
     assert read_step(RunLayout(storage, RUN), 0) is not None
     shutil.copytree(tmp_path / "root", tmp_path / "second" / "root")
-    values = config.model_dump(mode="json")
-    alone = trained(storage, 1, values)
-    together = trained(open_storage(str(tmp_path / "second" / "root")), 2, values)
+    second = open_storage(str(tmp_path / "second" / "root"))
+    train_grpo(config, task=TASK, storage=storage, run_id=RUN)
+    recipe = write_recipe(second, grpo=config.model_dump(mode="json"), task=TASK.model_dump(mode="json"))
+    assert trainer(recipe, "grpo", processes=2).wait(DEADLINE_S) == 0
+    alone, together = RunLayout(storage, RUN), RunLayout(second, RUN)
     (one,), (two,) = read_metrics(alone), read_metrics(together)
     for name in ("loss", "grad_norm", "kl", "clip_share", "mismatch", "trained_tokens"):
         assert two[name] == pytest.approx(one[name], rel=1e-4, abs=1e-6), name
     assert one["grad_norm"] > 0
-    first, second = (
+    ours, theirs = (
         load_model(f"{layout.storage.uri}/{layout.root}/model", device="cpu").model.state_dict()
         for layout in (alone, together)
     )
-    assert all(torch.allclose(first[name], second[name], atol=2e-5) for name in first)
+    assert all(torch.allclose(ours[name], theirs[name], atol=2e-5) for name in ours)

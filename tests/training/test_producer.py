@@ -6,7 +6,9 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -272,3 +274,27 @@ def test_an_overlong_rollout_loses_reward_in_proportion(tmp_path: Path) -> None:
         for number, trajectory in enumerate(group.trajectories):
             assert trajectory.reward_parts["overlong"] == pytest.approx(-1 / 63)
             assert trajectory.reward == pytest.approx(number - 2 / 63)
+
+
+class Newest(Answers):
+    """Has newer weights than any step needs, and notes which a request wants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wanted: list[int] = []
+
+    async def generate(self, prompt: Sequence[Segment], **options: Any) -> Generation:
+        self.wanted.append(options["min_policy_version"])
+        return await super().generate(prompt, **options)
+
+    async def info(self) -> PolicyInfo:
+        return replace(INFO, version=9)
+
+
+@pytest.mark.parametrize(("lag", "wanted"), [(0, [0, 1, 2]), (1, [0, 0, 1])])
+def test_every_request_says_the_version_that_its_step_needs(tmp_path: Path, lag: int, wanted: list[int]) -> None:
+    policy = Newest()
+    # One rollout at a time, so that they are asked for in the order of their steps.
+    produce(tmp_path, config(steps=3, max_policy_lag=lag, max_in_flight=1), policy, ByPrompt(set()))
+    rollouts = len(policy.wanted) // 3
+    assert policy.wanted == [version for version in wanted for _ in range(rollouts)]

@@ -12,7 +12,9 @@ from tests.training.test_grpo import TASK, grpo_config
 from vigorl_lib.storage.base import Storage
 from vigorl_lib.storage.layout import RunLayout
 from vigorl_lib.training.checkpoint import checkpoint_steps, has_model
+from vigorl_lib.training.config import SftConfig
 from vigorl_lib.training.metrics import read_metrics
+from vigorl_lib.training.sft import train_sft
 
 
 def catches_sigterm(pid: int) -> bool:
@@ -38,7 +40,7 @@ def test_an_sft_run_saves_where_it_is_and_goes_on_from_there(storage: Storage) -
     done = len(read_metrics(layout))
     assert 1 <= saved == done < 60
     assert not has_model(layout)
-    assert trainer(recipe, "sft").wait(DEADLINE_S) == 0
+    train_sft(SftConfig.model_validate(values), storage=storage, run_id="run/sft", seed=0)
     assert [record["step"] for record in read_metrics(layout)] == list(range(1, 61))
     assert has_model(layout)
 

@@ -51,6 +51,9 @@ def evaluate(
     recipe = recipe.model_copy(update={"policy": policy or recipe.policy, "evaluation": limited})
     if rescore and shard != ALL:
         raise click.UsageError("--rescore does not go with --shard; it scores what all shards kept")
+    if shard != ALL:
+        told = f"shard {shard.index}/{shard.count}: the figures are of its questions alone"
+        click.echo(f"{told}; once all shards are done, the same command without a shard prints those of all", err=True)
     if benchmark := benchmark or recipe.evaluation.benchmark:
         show_benchmarks(recipe, shard, benchmark, files, rescore=rescore, as_json=as_json)
         return

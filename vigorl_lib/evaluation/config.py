@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vigorl_lib.config import Section
 
@@ -16,7 +16,7 @@ class EvaluationConfig(Section):
     prompts of it, by default its first one (docs/benchmarks.md)."""
     temperature: float = Field(default=0.0, ge=0.0)
     samples: int = Field(default=1, ge=1)
-    """Answers to each question, for pass@k and majority votes; at temperature 0 all are the same."""
+    """Answers to each question, for pass@k and majority votes; more than one needs a temperature."""
     cache_answers: bool = False
     """Remember greedy answers in storage, for any evaluation of the same policy that asks the same."""
     limit: int = Field(default=0, ge=0)
@@ -26,3 +26,12 @@ class EvaluationConfig(Section):
     bootstrap_samples: int = Field(default=2000, ge=100)
     keep_trajectories: int = Field(default=120, ge=0)
     """Trajectories of this many examples, the first ones, are kept for the report."""
+
+    @model_validator(mode="after")
+    def _answers_differ(self) -> EvaluationConfig:
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError(
+                f"samples={self.samples} at temperature 0 asks for the same answer so many times; set a temperature, "
+                "for example evaluation.temperature=0.5"
+            )
+        return self

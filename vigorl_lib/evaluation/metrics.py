@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, median
 
 from vigorl_lib.domain.trajectory import StopReason
+from vigorl_lib.reward.matching import normalize
 
 Z_95 = 1.959963984540054
 NOT_PARSEABLE = ("malformed", "no_answer")
@@ -151,7 +152,8 @@ def pass_at_k(records: Sequence[SampleRecord], k: int) -> Proportion:
 def majority(records: Sequence[SampleRecord]) -> Proportion:
     """Share of questions whose most frequent answer is right; of equally frequent ones the earliest counts.
 
-    Answers are the same if they differ in case and blanks only; samples without an answer do not vote.
+    Answers are the same if they differ in case, blanks, and punctuation and parentheses at their ends only, such as `B`
+    and `(b)`; samples without an answer do not vote.
     """
     verdicts = []
     questions = list(by_question(records).values())
@@ -159,7 +161,7 @@ def majority(records: Sequence[SampleRecord]) -> Proportion:
         votes: dict[str, list[SampleRecord]] = {}
         for record in samples:
             if record.answer is not None:
-                votes.setdefault(" ".join(record.answer.lower().split()), []).append(record)
+                votes.setdefault(normalize(normalize(record.answer).strip("()")), []).append(record)
         verdicts.append(max(votes.values(), key=len)[0].correct if votes else False)
     return clustered(verdicts, [_cluster(samples[0]) for samples in questions])
 

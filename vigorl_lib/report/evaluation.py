@@ -1,6 +1,5 @@
 """`report.html`, `results.json`, `results.md` and `samples.jsonl` of the evaluations of a run, from its records.
 
-
 Asks nobody and measures nothing: run it while shards are at work and it shows what they have. All evaluations below a
 run are gathered, so a run over several benchmarks is one page. This module gathers; `evaluation_page` draws.
 """
@@ -80,10 +79,12 @@ class Measured:
     @property
     def count(self) -> str:
         """Number of samples and, where not all questions of the split have one, of questions."""
-        asked = len(by_question(self.records))
+        samples, asked = len(self.records), len(by_question(self.records))
         if asked >= self.questions:
-            return str(len(self.records))
-        return f"{len(self.records)} ({asked} of {self.questions} questions)"
+            return str(samples)
+        return (
+            f"{asked} of {self.questions}" if asked == samples else f"{samples} ({asked} of {self.questions} questions)"
+        )
 
     @property
     def judges(self) -> tuple[str, ...]:
