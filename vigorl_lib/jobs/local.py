@@ -7,10 +7,8 @@ module starts, waits and ends; it knows nothing of what the programs do.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -27,7 +25,14 @@ START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 10.0
 """Grace after SIGTERM before SIGKILL."""
 
-_PR_SET_PDEATHSIG = 1
+_DIE_WITH_PARENT = """\
+import ctypes, os, signal, sys
+PR_SET_PDEATHSIG = 1
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+if os.getppid() != int(sys.argv[1]):
+    os._exit(1)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
 
 
 class ProcessError(VigorlError, RuntimeError):
@@ -37,10 +42,14 @@ class ProcessError(VigorlError, RuntimeError):
     infrastructure = True
 
 
-def _die_with_parent() -> None:
-    # Linux only; elsewhere a killed parent leaves its children to be ended by hand.
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def _dying_with_parent(command: Sequence[str]) -> list[str]:
+    """`command` behind a moment of Python that ties it to this process; elsewhere than on Linux, `command` itself.
+
+    Not `preexec_fn`: that forks this process with its threads, and gRPC's handlers of a fork can abort the child.
+    """
+    if sys.platform != "linux":
+        return list(command)  # a killed parent leaves its children to be ended by hand
+    return [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
 
 
 @dataclass
@@ -61,12 +70,11 @@ class LocalProcess:
             self._log_file = self.log.open("ab")
             self._read_bytes = self._log_file.tell()
         self._process = subprocess.Popen(
-            self.command,
+            _dying_with_parent(self.command),
             stdout=self._log_file,
             stderr=None if self._log_file is None else subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             env={**os.environ, **self.environment},
-            preexec_fn=_die_with_parent,
             start_new_session=True,
         )
         return self
