@@ -144,7 +144,7 @@ async def test_an_archive_that_is_cut_off_or_too_new_says_so(layout: RunLayout) 
     put([whole[0], whole[1], whole[3]])
     with pytest.raises(CorruptObject, match="expected 2 trees, found 1"):
         list(read_archive(layout.storage, layout.trees))
-    put([whole[0] | {"version": 2}])
+    put([whole[0] | {"version": whole[0]["version"] + 1}])
     with pytest.raises(DataError) as caught:
         list(read_archive(layout.storage, layout.trees))
     assert caught.value.reason == "RECORD_TOO_NEW"

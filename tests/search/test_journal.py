@@ -194,7 +194,7 @@ async def test_a_record_that_cannot_be_says_what_is_wrong(storage: FolderStorage
 
 async def test_a_journal_of_a_later_release_is_refused(storage: FolderStorage, scene: Example) -> None:
     _, records = await searched(storage, scene)
-    write(storage, records[0] | {"version": 2})
+    write(storage, records[0] | {"version": records[0]["version"] + 1})
     with pytest.raises(DataError) as caught:
         list(read_trees(storage, "search/0"))
     assert caught.value.reason == "RECORD_TOO_NEW"

@@ -28,11 +28,11 @@ from vigorl_lib.search.journal import (
     Record,
     read_cost,
     read_prefix,
-    read_rollout,
+    read_rollouts,
     read_trees,
     write_cost,
     write_prefix,
-    write_rollout,
+    write_rollouts,
 )
 from vigorl_lib.search.run_claims import journals
 from vigorl_lib.search.shards import Shard
@@ -42,7 +42,7 @@ from vigorl_lib.storage.images import ImageStore
 from vigorl_lib.storage.layout import RunLayout
 from vigorl_lib.storage.segments import CLOSED, OPEN
 
-VERSION = 1
+VERSION = 2
 ENDED = "ended.json"
 """Under a shard's prefix: its search has come to its end at least once."""
 
@@ -170,7 +170,7 @@ def tree_to_record(tree: Tree) -> Record:
         "simulations": tree.simulations,
         "cost": write_cost(tree.cost),
         "nodes": nodes,
-        "rollouts": [write_rollout(rollout) for rollout in tree.rollouts],
+        "rollouts": write_rollouts(tree.rollouts, tree.opening),
         "images": write_images(table),
     }
 
@@ -189,7 +189,7 @@ def tree_from_record(fields: Fields, images: ImageStore | None = None) -> Tree:
     )
     for node in fields.objects("nodes"):
         _read_node(tree, node, table)
-    tree.rollouts = [read_rollout(rollout, len(tree.nodes), images) for rollout in fields.objects("rollouts")]
+    tree.rollouts = read_rollouts(fields, len(tree.nodes), tree.opening, images)
     return tree
 
 

@@ -130,6 +130,7 @@ async def search_dataset(
         async with aclosing(rollout_many(jobs, max_in_flight=search.config.trees_in_flight)) as finished:
             async for tree in finished:
                 tally.add(tree)
+                tree.release()
                 on_progress(tally.progress())
     finally:
         await asyncio.to_thread(writer.close)

@@ -1,6 +1,6 @@
 """The journal of a search: one record per event of a tree, from which the tree is rebuilt without asking a policy.
 
-Records (version 1): `root` opens a tree; `simulation` adds the children of one node with their rollouts
+Records (version 2): `root` opens a tree; `simulation` adds the children of one node with their rollouts
 and values; `end` says why the search stopped. Each has an `id` made from its content, and `previous`, the id
 of the record that its tree had reached. A reader follows that chain, so of two writers that went on with
 the same tree (a pod that was given up and came back) the one that is read first counts, whole. Where records lie is
@@ -13,7 +13,7 @@ import base64
 import hashlib
 import logging
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vigorl_lib.data.fields import Fields
@@ -29,13 +29,13 @@ from vigorl_lib.data.trajectory_records import (
     write_segment,
     write_turn_record,
 )
-from vigorl_lib.domain.trajectory import Prefix, StopReason
+from vigorl_lib.domain.trajectory import Prefix, Segment, StopReason
 from vigorl_lib.search.tree import NO_COST, Cost, Node, Rollout, Tree
 from vigorl_lib.storage.base import Storage
 from vigorl_lib.storage.images import ImageStore
 from vigorl_lib.storage.segments import json_line, read_segments
 
-VERSION = 1
+VERSION = 2
 Record = dict[str, Any]
 
 
@@ -73,7 +73,7 @@ def simulation_record(
         "simulation",
         leaf=leaf.index,
         children=written,
-        rollouts=[write_rollout(rollout) for rollout in rollouts],
+        rollouts=write_rollouts(rollouts, tree.opening),
         cost=write_cost(cost),
         images=write_images(table),
         **failure,
@@ -129,7 +129,7 @@ def _apply(tree: Tree, fields: Fields, images: ImageStore | None) -> None:
             leaf = tree.nodes[index]
             children = [read_prefix(child, leaf.prefix, table) for child in fields.objects("children")]
             nodes = len(tree.nodes) + len(children)
-            rollouts = [read_rollout(rollout, nodes, images) for rollout in fields.objects("rollouts")]
+            rollouts = read_rollouts(fields, nodes, tree.opening, images)
             tree.simulate(leaf, children, rollouts, fields.text("error", ""), read_cost(fields))
         case "end":
             tree.end, tree.error = fields.text("reason"), fields.text("error", "")
@@ -182,13 +182,33 @@ def read_cost(fields: Fields) -> Cost:
     return Cost(cost.integer("turns"), cost.integer("tokens"))
 
 
-def write_rollout(rollout: Rollout) -> Record:
-    return {"node": rollout.node, "value": rollout.value, "trajectory": trajectory_to_record(rollout.trajectory)}
+def write_rollouts(rollouts: Sequence[Rollout], opening: tuple[Segment, ...]) -> list[Record]:
+    """Rollouts without the `opening` of their tree: the prompt is long, and each of hundreds begins with it.
+
+    `opening` in the record counts the segments left out; a conversation that begins in another way is written whole.
+    """
+
+    def write(rollout: Rollout) -> Record:
+        trajectory, count = rollout.trajectory, len(opening)
+        if trajectory.segments[:count] != opening:
+            count = 0
+        record = trajectory_to_record(replace(trajectory, segments=trajectory.segments[count:]))
+        return {"node": rollout.node, "value": rollout.value, "opening": count, "trajectory": record}
+
+    return list(map(write, rollouts))
 
 
-def read_rollout(fields: Fields, nodes: int, images: ImageStore | None) -> Rollout:
-    node = fields.integer("node")
-    if not 0 <= node < nodes:
-        raise fields.error(f"node: expected one of {nodes} nodes, found {node}")
-    trajectory = record_to_trajectory(fields.nested("trajectory").values, images, where=fields.where)
-    return Rollout(node, trajectory, fields.number("value"))
+def read_rollouts(fields: Fields, nodes: int, opening: tuple[Segment, ...], images: ImageStore | None) -> list[Rollout]:
+    """The rollouts of a record whose tree has so many nodes."""
+
+    def read(fields: Fields) -> Rollout:
+        node, count = fields.integer("node"), fields.integer("opening", 0)
+        if not 0 <= node < nodes:
+            raise fields.error(f"node: expected one of {nodes} nodes, found {node}")
+        if count not in (0, len(opening)):
+            raise fields.error(f"opening: expected 0 or the {len(opening)} segments of the root, found {count}")
+        trajectory = record_to_trajectory(fields.nested("trajectory").values, images, where=fields.where)
+        whole = replace(trajectory, segments=(*opening[:count], *trajectory.segments))
+        return Rollout(node, whole, fields.number("value"))
+
+    return list(map(read, fields.objects("rollouts")))

@@ -131,8 +131,22 @@ class Tree:
         return self.nodes[0]
 
     @property
+    def opening(self) -> tuple[Segment, ...]:
+        """What every conversation of this tree begins with, as text alone; nothing before the root is set."""
+        return tuple(map(bare, self.root.prefix.new_segments)) if self.nodes else ()
+
+    @property
     def solved(self) -> bool:
         return any(rollout.value >= 1.0 for rollout in self.rollouts)
+
+    def release(self) -> None:
+        """Take the nodes apart; the tree is of no use afterwards.
+
+        Parents and children hold each other: as it is, only the collector would give the memory back, and its pauses
+        last as long as an engine takes for a turn.
+        """
+        for node in self.nodes:
+            node.children.clear()
 
     def open(self, prefix: Prefix) -> None:
         """Set the root."""
@@ -169,10 +183,13 @@ class Tree:
                 node.exhausted = True
 
 
+def bare(segment: Segment) -> Segment:
+    """The segment as text alone."""
+    if segment.token_ids is None and not segment.logprobs and not segment.trained:
+        return segment
+    return Segment(segment.origin, segment.messages, policy_version=segment.policy_version)
+
+
 def without_tokens(trajectory: Trajectory) -> Trajectory:
     """The same conversation as text alone, and without its duration, so that equal searches write equal bytes."""
-
-    def bare(segment: Segment) -> Segment:
-        return Segment(segment.origin, segment.messages, policy_version=segment.policy_version)
-
-    return replace(trajectory, segments=tuple(bare(segment) for segment in trajectory.segments), seconds=0.0)
+    return replace(trajectory, segments=tuple(map(bare, trajectory.segments)), seconds=0.0)
