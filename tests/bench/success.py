@@ -107,7 +107,7 @@ async def _search(policy: Policy, task: TaskConfig, asked: Sequence[Example], co
     return trees
 
 
-def test_scenes(count: int) -> list[Example]:
+def held_out_scenes(count: int) -> list[Example]:
     """Scenes of the test split, which no quickstart trains on."""
     first = first_seed(0, "test")
     return [scene_example(make_scene(first + k), f"test-{k}") for k in range(count)]
@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=200)
     parser.add_argument("--model", type=Path, help="a trained checkpoint; without one the scripted teacher")
     options = parser.parse_args()
-    asked = test_scenes(options.examples)
+    asked = held_out_scenes(options.examples)
     work = with_model(options.model, asked) if options.model else with_teacher(asked)
     print(table(asyncio.run(work)))
 

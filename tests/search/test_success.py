@@ -6,7 +6,7 @@ from tests.bench import success
 
 
 async def test_zooming_search_solves_more_small_targets() -> None:
-    rows = await success.with_teacher(success.test_scenes(40))
+    rows = await success.with_teacher(success.held_out_scenes(40))
     found = {(row.zoom, row.what): row for row in rows}
     for what in ("vote of 8", "MCTS, vote"):
         assert found[True, what].small.low > found[False, what].small.high, what

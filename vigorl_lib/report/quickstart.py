@@ -37,7 +37,7 @@ NOTES = (
         "What this shows",
         "That the mechanism works from end to end, not what a pretrained model can do. Questions have four possible "
         "answers, so chance is 25 %. Test scenes were seen by no stage. GRPO starts from “mixed SFT”, which can zoom "
-        "and mostly does not. It is trained on multi-turn rollouts alone and forgets how to answer in one turn.",
+        "and mostly does not; a quarter of its groups answer in one turn, so that it does not forget how to.",
     ),
 )
 COMPARISONS: tuple[tuple[Cell, Cell, str], ...] = (
@@ -82,7 +82,7 @@ def headlines(cells: Cells) -> list[Headline]:
         return []
     found = [_proportion(accuracy(cells[AFTER]), "of all test questions right after GRPO")]
     zooming, looking = ("sft", MULTI), ("sft", SINGLE)
-    # Of SFT, which was taught both: GRPO has only zoomed and forgets the other, which is no merit of zooming.
+    # Of SFT, which was taught both alike: GRPO zooms in three groups of four, which is no merit of zooming.
     if zooming in cells and looking in cells and split_by(cells[zooming], SPLIT_TAG).get("small"):
         found.append(_difference(cells, zooming, looking, "small", "two-turn SFT with zooms against one look, small"))
     if BEFORE in cells:
