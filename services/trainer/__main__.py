@@ -9,7 +9,6 @@ learner.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 import sys
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from vigorl_lib.errors import ConfigError, DataError, VigorlError
 from vigorl_lib.recipes.schema import RECIPES, Recipe
 from vigorl_lib.rollout.wiring import connect
 from vigorl_lib.rpc.logs import setup_logging
+from vigorl_lib.rpc.loop import run_loop
 from vigorl_lib.storage.base import open_storage
 from vigorl_lib.storage.images import ImageStore
 from vigorl_lib.storage.layout import RunLayout
@@ -58,7 +58,7 @@ def grpo(recipe: Recipe, layout: RunLayout) -> None:
 
 
 def producer(recipe: Recipe, layout: RunLayout) -> None:
-    asyncio.run(_produce(recipe, layout))
+    run_loop(_produce(recipe, layout))
 
 
 async def _produce(recipe: Recipe, layout: RunLayout) -> None:

@@ -30,6 +30,7 @@ from vigorl_lib.reward.config import RewardConfig
 from vigorl_lib.reward.local import LocalReward
 from vigorl_lib.rollout.step import Stepper
 from vigorl_lib.rollout.task import TaskConfig
+from vigorl_lib.rpc.loop import run_loop
 from vigorl_lib.search.config import SearchConfig
 from vigorl_lib.search.coordinator import COLLECTOR, SearchProgress, search_dataset
 from vigorl_lib.search.mcts import TreeSearch
@@ -54,20 +55,24 @@ class Talker:
 
     def __init__(self, *, zoom: bool) -> None:
         self._zoom = zoom
+        self._info = PolicyInfo("talker", "written", "", "", 0, False, False, False, 4096, RESIZE)
 
     async def generate(
         self, prompt: Sequence[Segment], *, seeds: Sequence[int], sampling: Sampling, **_: object
     ) -> Generation:
-        depth = sum(segment.origin is Origin.POLICY for segment in prompt) + 1
-        texts = [self._say(seed, depth) for seed in seeds]
-        completions = tuple(Completion(text, (), (), FinishReason.STOP_STRING, 0) for text in texts)
-        return Generation(tuple(prompt), completions, await self.info())
+        return self.say(prompt, seeds)
 
     async def info(self) -> PolicyInfo:
-        return PolicyInfo("talker", "written", "", "", 0, False, False, False, 4096, RESIZE)
+        return self._info
 
     async def close(self) -> None:
         pass
+
+    def say(self, prompt: Sequence[Segment], seeds: Sequence[int], queue_seconds: float = 0.0) -> Generation:
+        depth = sum(segment.origin is Origin.POLICY for segment in prompt) + 1
+        texts = [self._say(seed, depth) for seed in seeds]
+        completions = tuple(Completion(text, (), (), FinishReason.STOP_STRING, 0) for text in texts)
+        return Generation(tuple(prompt), completions, self._info, 0, queue_seconds, LATENCY_S)
 
     def _say(self, seed: int, depth: int) -> str:
         if depth >= ANSWER_AT:
@@ -95,8 +100,7 @@ class SlotEngine(Talker):
         asked = time.monotonic()
         starts = [self._take(asked) for _ in seeds]
         await asyncio.sleep(max(starts) + LATENCY_S - time.monotonic())
-        generation = await super().generate(prompt, seeds=seeds, sampling=sampling)
-        return replace(generation, queue_seconds=max(starts) - asked, engine_seconds=LATENCY_S)
+        return self.say(prompt, seeds, max(starts) - asked)
 
     def utilisation(self) -> float:
         """Share of slot time at work, ramps left out."""
@@ -142,7 +146,7 @@ def _sized(scenes: list[Example], slots: int) -> dict[str, float]:
     """A quarter as many trees in flight as slots, each with enough simulations in flight."""
     policy = SlotEngine(slots, zoom=False)
     trees = _trees_for(slots)
-    spent = asyncio.run(_search(policy, scenes, trees, in_flight=max(4, slots // 4)))
+    spent = run_loop(_search(policy, scenes, trees, in_flight=max(4, slots // 4)))
     simulations = trees * SEARCH.simulations
     return {
         f"utilisation_{slots}": policy.utilisation(),
@@ -166,7 +170,7 @@ def _through_grpc(scenes: list[Example]) -> dict[str, float]:
         await client.close()
         return spent
 
-    spent = asyncio.run(work())
+    spent = run_loop(work())
     here.send("done")
     utilisation, turns = here.recv()
     server.join()
@@ -182,21 +186,21 @@ def _serve(pipe: Connection, slots: int) -> None:
             pipe.send(address)
             await asyncio.to_thread(pipe.recv)
 
-    asyncio.run(work())
+    run_loop(work())
     pipe.send((engine.utilisation(), len(engine.starts)))
 
 
 def _with_zoom(scenes: list[Example]) -> dict[str, float]:
     policy = SlotEngine(10, zoom=True)
-    spent = asyncio.run(_search(policy, scenes, _trees_for(10), in_flight=10, zoom=True))
+    spent = run_loop(_search(policy, scenes, _trees_for(10), in_flight=10, zoom=True))
     return {"utilisation_zoom_10": policy.utilisation(), "cpu_ms_per_turn_zoom": 1e3 * spent.cpu_s / len(policy.starts)}
 
 
 def _alone(scenes: list[Example]) -> dict[str, float]:
     """One tree, one simulation in flight, as many slots as it wants; in rounds of the policy's latency."""
     alone = SEARCH.model_copy(update={"simulations_in_flight": 1})
-    spent = asyncio.run(_search(SlotEngine(256, zoom=False), scenes, 3, in_flight=1, config=alone))
-    together = asyncio.run(_search(SlotEngine(256, zoom=False), scenes, 3, in_flight=1))
+    spent = run_loop(_search(SlotEngine(256, zoom=False), scenes, 3, in_flight=1, config=alone))
+    together = run_loop(_search(SlotEngine(256, zoom=False), scenes, 3, in_flight=1))
     return {
         "rounds_per_tree": spent.seconds / LATENCY_S / 3,
         "rounds_per_tree_4_in_flight": together.seconds / LATENCY_S / 3,
@@ -213,7 +217,7 @@ def _memory(scenes: list[Example]) -> dict[str, float]:
             resident[progress.done] = _resident_mib()
 
     small = SEARCH.model_copy(update={"simulations": 2, "children": 2, "rollouts_per_child": 1})
-    spent = asyncio.run(
+    spent = run_loop(
         _search(Talker(zoom=False), scenes, MEMORY_TREES, in_flight=64, config=small, on_progress=watch)  # type: ignore[arg-type]
     )
     return {

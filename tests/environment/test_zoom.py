@@ -25,9 +25,7 @@ from vigorl_lib.domain.image import Image, digest
 from vigorl_lib.domain.trajectory import InvalidTurn, Role, StopReason
 from vigorl_lib.domain.wire import Spelling
 from vigorl_lib.environment.config import ZoomConfig
-from vigorl_lib.environment.state import EpisodeState
-from vigorl_lib.environment.state import decode as decode_state
-from vigorl_lib.environment.state import encode as encode_state
+from vigorl_lib.environment.state import EpisodeSetting, EpisodeState, Seal
 from vigorl_lib.environment.zoom import GO_ON, PictureCache, ZoomEnvironment, crop_box, shown_size
 from vigorl_lib.errors import DataError, EpisodeError
 
@@ -218,7 +216,7 @@ async def test_a_refused_zoom_is_not_remembered_as_one(environment: ZoomEnvironm
     config = ZOOM.model_copy(update={"min_distance_px": 6.0})
     outcomes = await play(environment, [zoom(20, 20), zoom(23, 24), zoom(26, 26)], config)
     assert [outcome.invalid for outcome in outcomes] == [None, InvalidTurn.REPEATED, None]
-    assert decode_state(outcomes[-1].state).zoomed == (Point(20, 20), Point(26, 26))
+    assert Seal().decode(outcomes[-1].state).zoomed == (Point(20, 20), Point(26, 26))
 
 
 async def test_every_point_may_be_seen_twice_unless_told_otherwise(environment: ZoomEnvironment) -> None:
@@ -261,7 +259,7 @@ async def test_a_step_is_a_function_of_state_text_and_image(environment: ZoomEnv
     await other.close()
     left = await environment.step(first.state, zoom(50, 50), image)
     right = await environment.step(first.state, zoom(70, 70), image)
-    assert decode_state(left.state).zoomed[0] == decode_state(right.state).zoomed[0], "a state may be continued twice"
+    assert Seal().decode(left.state).zoomed[0] == Seal().decode(right.state).zoomed[0], "a state may be continued twice"
     assert left.state != right.state
 
 
@@ -292,9 +290,11 @@ async def test_a_state_of_another_key_another_image_or_with_a_changed_byte_is_re
 
 
 def test_a_state_remembers_everything_that_a_step_needs() -> None:
-    state = EpisodeState("0" * 64, ORIGINAL, "multi_turn", ZOOM, RESIZE, 3, 1, (Point(1.5, 2), Point(3, 4)), True)
-    assert decode_state(encode_state(state, b"k"), b"k") == state
-    assert encode_state(state, b"k") == encode_state(state, b"k")
+    setting = EpisodeSetting("0" * 64, ORIGINAL, "multi_turn", ZOOM, RESIZE)
+    state = EpisodeState(setting, 3, 1, (Point(1.5, 2), Point(3, 4)), True)
+    sealed = Seal(b"k").encode(state)
+    assert Seal(b"k").decode(sealed) == state
+    assert Seal(b"k").encode(state) == sealed
 
 
 async def test_an_image_is_asked_for_only_until_it_is_cached(environment: ZoomEnvironment) -> None:

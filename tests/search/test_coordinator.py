@@ -176,17 +176,17 @@ async def test_a_tree_stays_with_one_replica_in_every_mode(tmp_path: Path) -> No
             return await super().generate(prompt, **rest)
 
     replicas = Told(), Told()
-    examples = [example(name) for name in "abcdefgh"]
+    examples = [example(f"tree-{number}") for number in range(32)]
     async with served(replicas[0], "talker") as one, served(replicas[1], "talker") as other:  # type: ignore[arg-type]
         for mode in ("thought_steps", "classic"):
             client = PolicyClient(f"{one},{other}", "talker")
             task = TASK.model_copy(update={"mode": mode, "prompt": "single_turn"})
             config = CONFIG.model_copy(update={"dedup_radius_px": 0.0})
             result, _ = await run(examples, searching(client, config, task=task), FolderStorage(tmp_path / mode))
-            assert (result.done, result.failed) == (8, 0)
+            assert (result.done, result.failed) == (32, 0)
             await client.close()
     here, there = (set(replica.questions) for replica in replicas)
-    assert len(here | there) == 8
+    assert len(here | there) == 32
     assert here
     assert there
     assert not here & there

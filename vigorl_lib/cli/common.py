@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import json
 import os
@@ -14,6 +13,7 @@ import click
 from vigorl_lib.config import load
 from vigorl_lib.recipes.schema import RECIPES, Recipe
 from vigorl_lib.rollout.contexts import as_overrides, contexts_path, read_contexts
+from vigorl_lib.rpc.loop import run_loop
 from vigorl_lib.search.shards import (
     COUNT_VARIABLE,
     INDEX_VARIABLE,
@@ -105,4 +105,4 @@ def resolve(
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:
     """Run to the end; Ctrl-C cancels the work and what is committed stays."""
-    return asyncio.run(work)
+    return run_loop(work)

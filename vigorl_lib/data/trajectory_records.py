@@ -38,8 +38,12 @@ _FRAMES = tuple(frame.value for frame in Frame)
 E = TypeVar("E", Origin, Role, StopReason, InvalidTurn, MalformedReason, Frame)
 
 
-def trajectory_to_record(trajectory: Trajectory) -> dict[str, Any]:
-    """The record of a trajectory. Crop and prompt images must be in the image store for it to be read with them."""
+def trajectory_to_record(trajectory: Trajectory, *, leave_out: tuple[int, int] = (0, 0)) -> dict[str, Any]:
+    """The record of a trajectory. Crop and prompt images must be in the image store for it to be read with them.
+
+    `leave_out` counts the first segments and turns that the reader has from elsewhere.
+    """
+    segments, turns = leave_out
     images: ImageTable = {}
     size = trajectory.model_size
     return {
@@ -48,8 +52,8 @@ def trajectory_to_record(trajectory: Trajectory) -> dict[str, Any]:
         "example_id": trajectory.example_id,
         "mode": trajectory.mode,
         "policy": trajectory.policy,
-        "segments": [write_segment(segment, images) for segment in trajectory.segments],
-        "turns": [write_turn_record(record, images) for record in trajectory.turns],
+        "segments": [write_segment(segment, images) for segment in trajectory.segments[segments:]],
+        "turns": [write_turn_record(record, images) for record in trajectory.turns[turns:]],
         "stop": trajectory.stop.value,
         "error": trajectory.error,
         "seconds": trajectory.seconds,

@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from vigorl_lib.errors import DataError
 
@@ -124,6 +125,8 @@ class ResizeRule:
         return (size.width // self.factor) * (size.height // self.factor)
 
 
+# Every turn of every conversation about an image asks for the same one.
+@lru_cache(maxsize=4096)
 def smart_resize(size: Size, *, factor: int, min_pixels: int, max_pixels: int) -> Size:
     """Nearest size whose sides are multiples of `factor` and whose area is within the limits.
 

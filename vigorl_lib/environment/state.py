@@ -1,8 +1,8 @@
 """The zoom environment's opaque state: what an episode remembers, sealed against change.
 
 An episode lives in no server: a client carries its state from step to step, and any replica with the
-same key can go on. `encode` writes a version byte, an HMAC-SHA256 and the protobuf; `decode` refuses
-anything that is not exactly what `encode` wrote under the same key.
+same key can go on. `Seal.encode` writes a version byte, an HMAC-SHA256 and the protobuf; `Seal.decode` refuses
+anything that is not exactly what was sealed under the same key.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 
 from google.protobuf.message import DecodeError
 from pydantic import SecretStr
@@ -25,10 +25,13 @@ from vigorl_lib.rpc.gen.vigorl.environment.v1 import zoom_pb2
 
 VERSION = 1
 MAX_STATE_BYTES = 64 << 10
+MAX_KNOWN = 4096
+"""States that a seal remembers; about a kilobyte each."""
 LOCAL_KEY = b"vigorl local episodes"
 """Key where none is configured: good for one user's machine, no protection against a hostile client.
 Replicas of a shared service take theirs from a secret; a random key per process would break failover."""
 
+_VERSION_BYTE = bytes([VERSION])
 _MAC_BYTES = hashlib.sha256().digest_size
 _HEADER_BYTES = 1 + _MAC_BYTES
 
@@ -45,6 +48,33 @@ def configured_key() -> bytes:
     return LOCAL_KEY if settings is None else settings.key.get_secret_value().encode()
 
 
+@dataclass(frozen=True)
+class EpisodeSetting:
+    """What an episode is about; the same from its start to its end, so what follows from it is worked out once."""
+
+    image_sha256: str
+    original_size: Size
+    mode: str
+    config: ZoomConfig
+    resize: ResizeRule
+
+    @cached_property
+    def model_size(self) -> Size:
+        return self.resize.model_size(self.original_size)
+
+    @cached_property
+    def payload(self) -> bytes:
+        """The first fields of the state's message."""
+        message = zoom_pb2.EpisodeState(
+            image_sha256=self.image_sha256,
+            original_size=convert.size_to_proto(self.original_size),
+            mode=self.mode,
+            config=zoom_to_proto(self.config),
+            resize=convert.resize_to_proto(self.resize),
+        )
+        return message.SerializeToString(deterministic=True)
+
+
 @dataclass(frozen=True, slots=True)
 class EpisodeState:
     """What an episode depends on, and how far it is. Points are in the model frame.
@@ -53,69 +83,87 @@ class EpisodeState:
     can follow.
     """
 
-    image_sha256: str
-    original_size: Size
-    mode: str
-    config: ZoomConfig
-    resize: ResizeRule
+    setting: EpisodeSetting
     turns: int = 0
     invalid_turns: int = 0
     zoomed: tuple[Point, ...] = ()
     over: bool = False
 
-    @property
-    def model_size(self) -> Size:
-        return self.resize.model_size(self.original_size)
+    def after_turn(self, *, invalid: bool = False, zoomed: Point | None = None, over: bool = False) -> EpisodeState:
+        """The state one turn later."""
+        points = self.zoomed if zoomed is None else (*self.zoomed, zoomed)
+        return EpisodeState(self.setting, self.turns + 1, self.invalid_turns + invalid, points, over)
 
 
-def encode(state: EpisodeState, key: bytes = LOCAL_KEY) -> bytes:
-    """Sealed bytes; equal states give equal bytes under one key."""
-    payload = zoom_pb2.EpisodeState(
-        image_sha256=state.image_sha256,
-        original_size=convert.size_to_proto(state.original_size),
-        mode=state.mode,
-        config=zoom_to_proto(state.config),
-        resize=convert.resize_to_proto(state.resize),
-        turns=state.turns,
-        invalid_turns=state.invalid_turns,
-        zoomed=[convert.point_to_proto(point) for point in state.zoomed],
-        over=state.over,
-    ).SerializeToString(deterministic=True)
-    return bytes([VERSION]) + _mac(payload, key) + payload
+class Seal:
+    """Seals states under one key, and opens them.
 
+    It remembers the last ones: siblings and rollouts go on from the same states again and again, mostly where those
+    were sealed.
+    """
 
-# Siblings and rollouts go on from the same bytes again and again.
-@lru_cache(maxsize=1024)
-def decode(data: bytes, key: bytes = LOCAL_KEY) -> EpisodeState:
-    """The state that `encode` sealed. Raises EpisodeError (STATE_INVALID) for anything else."""
-    if not _HEADER_BYTES < len(data) <= MAX_STATE_BYTES:
-        raise _refused(f"expected {_HEADER_BYTES + 1} to {MAX_STATE_BYTES} bytes, found {len(data)}")
-    if data[0] != VERSION:
-        raise _refused(f"expected version {VERSION}, found {data[0]}; start the episode again")
-    payload = data[_HEADER_BYTES:]
-    if not hmac.compare_digest(data[1:_HEADER_BYTES], _mac(payload, key)):
-        raise _refused("it was changed, or sealed under another key; all replicas must share one state key")
-    try:
-        proto = zoom_pb2.EpisodeState.FromString(payload)
-    except DecodeError:
-        raise _refused("it is sealed, but holds no episode") from None
-    return EpisodeState(
-        image_sha256=proto.image_sha256,
-        original_size=convert.size_from_proto(proto.original_size),
-        mode=proto.mode,
-        config=zoom_from_proto(proto.config),
-        resize=convert.resize_from_proto(proto.resize),
-        turns=proto.turns,
-        invalid_turns=proto.invalid_turns,
-        zoomed=tuple(convert.point_from_proto(point) for point in proto.zoomed),
-        over=proto.over,
-    )
+    def __init__(self, key: bytes = LOCAL_KEY) -> None:
+        self._key = key
+        self._known: dict[bytes, EpisodeState] = {}
 
+    def encode(self, state: EpisodeState) -> bytes:
+        """Sealed bytes; equal states give equal bytes under one key."""
+        progress = zoom_pb2.EpisodeState(
+            turns=state.turns,
+            invalid_turns=state.invalid_turns,
+            zoomed=[convert.point_to_proto(point) for point in state.zoomed],
+            over=state.over,
+        ).SerializeToString(deterministic=True)
+        # The setting's field numbers are the lower ones, so this is the message as it would be written whole.
+        payload = state.setting.payload + progress
+        data = _VERSION_BYTE + self._mac(payload) + payload
+        self._remember(data, state)
+        return data
 
-def _mac(payload: bytes, key: bytes) -> bytes:
-    # Not `hmac.digest`: it lets go of the interpreter's lock even for a few bytes, and gets it back only once a busy
-    # thread gives way; on an event loop beside decoding threads that is most of a step.
-    return hmac.new(key, bytes([VERSION]) + payload, hashlib.sha256).digest()
+    def decode(self, data: bytes) -> EpisodeState:
+        """The state that `encode` sealed. Raises EpisodeError (STATE_INVALID) for anything else."""
+        state = self._known.get(data)
+        if state is None:
+            state = self._open(data)
+            self._remember(data, state)
+        return state
+
+    def _open(self, data: bytes) -> EpisodeState:
+        if not _HEADER_BYTES < len(data) <= MAX_STATE_BYTES:
+            raise _refused(f"expected {_HEADER_BYTES + 1} to {MAX_STATE_BYTES} bytes, found {len(data)}")
+        if data[0] != VERSION:
+            raise _refused(f"expected version {VERSION}, found {data[0]}; start the episode again")
+        payload = data[_HEADER_BYTES:]
+        if not hmac.compare_digest(data[1:_HEADER_BYTES], self._mac(payload)):
+            raise _refused("it was changed, or sealed under another key; all replicas must share one state key")
+        try:
+            proto = zoom_pb2.EpisodeState.FromString(payload)
+        except DecodeError:
+            raise _refused("it is sealed, but holds no episode") from None
+        setting = EpisodeSetting(
+            image_sha256=proto.image_sha256,
+            original_size=convert.size_from_proto(proto.original_size),
+            mode=proto.mode,
+            config=zoom_from_proto(proto.config),
+            resize=convert.resize_from_proto(proto.resize),
+        )
+        return EpisodeState(
+            setting,
+            turns=proto.turns,
+            invalid_turns=proto.invalid_turns,
+            zoomed=tuple(convert.point_from_proto(point) for point in proto.zoomed),
+            over=proto.over,
+        )
+
+    def _remember(self, data: bytes, state: EpisodeState) -> None:
+        while len(self._known) >= MAX_KNOWN:
+            self._known.pop(next(iter(self._known)), None)
+        self._known[data] = state
+
+    def _mac(self, payload: bytes) -> bytes:
+        # Not `hmac.digest`: it lets go of the interpreter's lock even for a few bytes, and gets it back only once a
+        # busy thread gives way; on an event loop beside decoding threads that is most of a step.
+        return hmac.new(self._key, _VERSION_BYTE + payload, hashlib.sha256).digest()
 
 
 def _refused(problem: str) -> EpisodeError:

@@ -26,9 +26,7 @@ from vigorl_lib.domain.trajectory import InvalidTurn, Message, Role, StopReason
 from vigorl_lib.domain.wire import observation_text
 from vigorl_lib.environment.base import Episode, Outcome
 from vigorl_lib.environment.config import ZoomConfig
-from vigorl_lib.environment.state import LOCAL_KEY, EpisodeState
-from vigorl_lib.environment.state import decode as decode_state
-from vigorl_lib.environment.state import encode as encode_state
+from vigorl_lib.environment.state import LOCAL_KEY, EpisodeSetting, EpisodeState, Seal
 from vigorl_lib.errors import DataError, EpisodeError
 from vigorl_lib.models.pixels import decode, model_view
 from vigorl_lib.rpc.convert import invalid as invalid_request
@@ -44,6 +42,7 @@ DOT_RADIUS_PX, DOT_OUTLINE_PX = 7, 2
 
 GO_ON = "Please go on."
 """What the policy reads after a thought alone, and after an invalid turn in the mode `ignore`."""
+_GO_ON_MESSAGE = Message(Role.USER, (GO_ON,))
 
 _BYTES_PER_PIXEL = 4
 """Pillow pads RGB to four bytes."""
@@ -55,7 +54,7 @@ class ZoomEnvironment:
     """Environment protocol, in this process. `key` signs the states."""
 
     def __init__(self, *, key: bytes = LOCAL_KEY, cache_bytes: int = DEFAULT_CACHE_BYTES, threads: int = 2) -> None:
-        self._key = key
+        self._seal = Seal(key)
         self._pictures = PictureCache(cache_bytes)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="zoom")
 
@@ -65,14 +64,15 @@ class ZoomEnvironment:
         model_size = _model_size(image, resize)
         # Decoding now refuses a bad image before the policy spends a token on it.
         await self._run(partial(self._pictures.original, image))
-        state = EpisodeState(image.sha256, image.size, mode, config, resize)
-        return Episode(encode_state(state, self._key), model_size)
+        setting = EpisodeSetting(image.sha256, image.size, mode, config, resize)
+        return Episode(self._seal.encode(EpisodeState(setting)), model_size)
 
     async def step(self, state: bytes, text: str, image: Image) -> Outcome:
-        before = decode_state(state, self._key)
-        if before.image_sha256 != image.sha256:
+        before = self._seal.decode(state)
+        setting = before.setting
+        if setting.image_sha256 != image.sha256:
             raise EpisodeError(
-                f"this state belongs to image {before.image_sha256[:12]}, found {image.sha256[:12]}",
+                f"this state belongs to image {setting.image_sha256[:12]}, found {image.sha256[:12]}",
                 reason="STATE_INVALID",
             )
         if before.over:
@@ -80,26 +80,25 @@ class ZoomEnvironment:
                 f"this episode ended after {before.turns} turns; go on from an earlier state, or start another",
                 reason="EPISODE_OVER",
             )
-        config = before.config
-        turn = parse_turn(text, MODES[before.mode], strict=config.strict)
-        after = replace(before, turns=before.turns + 1)
+        config = setting.config
+        turn = parse_turn(text, MODES[setting.mode], strict=config.strict)
         match turn.action:
             case Answer():
-                return self._end(after, turn, StopReason.ANSWERED)
+                return self._end(before.after_turn(over=True), turn, StopReason.ANSWERED)
             case Malformed(_, detail):
-                return self._invalid(after, turn, InvalidTurn.MALFORMED, detail)
+                return self._invalid(before, turn, InvalidTurn.MALFORMED, detail)
             case Continue():
-                return self._go_on(after, turn, Message(Role.USER, (GO_ON,)))
+                return self._go_on(before.after_turn(), turn, _GO_ON_MESSAGE)
             case Zoom(point):
                 problem = _problem(point, before)
                 if problem is not None:
-                    return self._invalid(after, turn, *problem)
-                if after.turns >= config.max_turns:
-                    return self._end(after, turn, StopReason.MAX_TURNS)
-                crop, shown = await self.crop(image, point, config=config, resize=before.resize)
+                    return self._invalid(before, turn, *problem)
+                if before.turns + 1 >= config.max_turns:
+                    return self._end(before.after_turn(over=True), turn, StopReason.MAX_TURNS)
+                crop, shown = await self.crop(image, point, config=config, resize=setting.resize)
                 opening, closing = observation_text(config.observation, dot=config.dot)
                 message = Message(Role.USER, (opening, shown, closing))
-                outcome = self._go_on(replace(after, zoomed=(*after.zoomed, point)), turn, message)
+                outcome = self._go_on(before.after_turn(zoomed=point), turn, message)
                 return replace(outcome, crop=crop, crop_image=shown)
 
     async def crop(self, image: Image, center: Point, *, config: ZoomConfig, resize: ResizeRule) -> tuple[Crop, Image]:
@@ -111,23 +110,22 @@ class ZoomEnvironment:
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
-    def _invalid(self, state: EpisodeState, turn: Turn, invalid: InvalidTurn, detail: str) -> Outcome:
-        state = replace(state, invalid_turns=state.invalid_turns + 1)
-        config = state.config
-        if config.on_invalid == "stop" or state.invalid_turns > config.max_invalid_turns:
-            outcome = self._end(state, turn, StopReason.INVALID_TURNS)
+    def _invalid(self, before: EpisodeState, turn: Turn, invalid: InvalidTurn, detail: str) -> Outcome:
+        after, config = before.after_turn(invalid=True), before.setting.config
+        if config.on_invalid == "stop" or after.invalid_turns > config.max_invalid_turns:
+            outcome = self._end(replace(after, over=True), turn, StopReason.INVALID_TURNS)
         else:
             text = f"That turn could not be used: {detail}." if config.on_invalid == "tell" else GO_ON
-            outcome = self._go_on(state, turn, Message(Role.USER, (text,)))
+            outcome = self._go_on(after, turn, Message(Role.USER, (text,)))
         return replace(outcome, invalid=invalid, detail=detail)
 
-    def _go_on(self, state: EpisodeState, turn: Turn, message: Message) -> Outcome:
-        if state.turns >= state.config.max_turns:
-            return self._end(state, turn, StopReason.MAX_TURNS)
-        return Outcome(encode_state(state, self._key), turn, message, None)
+    def _go_on(self, after: EpisodeState, turn: Turn, message: Message) -> Outcome:
+        if after.turns >= after.setting.config.max_turns:
+            return self._end(replace(after, over=True), turn, StopReason.MAX_TURNS)
+        return Outcome(self._seal.encode(after), turn, message, None)
 
-    def _end(self, state: EpisodeState, turn: Turn, stop: StopReason) -> Outcome:
-        return Outcome(encode_state(replace(state, over=True), self._key), turn, None, stop)
+    def _end(self, after: EpisodeState, turn: Turn, stop: StopReason) -> Outcome:
+        return Outcome(self._seal.encode(after), turn, None, stop)
 
     def _crop(self, image: Image, center: Point, config: ZoomConfig, resize: ResizeRule) -> tuple[Crop, Image]:
         frames = FrameMap(image.size, _model_size(image, resize))
@@ -182,14 +180,15 @@ def shown_size(box: Box, config: ZoomConfig, resize: ResizeRule) -> Size:
 
 def _problem(point: Point, state: EpisodeState) -> tuple[InvalidTurn, str] | None:
     """Why a zoom cannot be granted."""
-    frames = FrameMap(state.original_size, state.model_size)
+    setting, config = state.setting, state.setting.config
+    frames = FrameMap(setting.original_size, setting.model_size)
     if not frames.inside(point):
         return InvalidTurn.OUTSIDE, _outside(point, frames)
-    if any(point.distance(earlier) < state.config.min_distance_px for earlier in state.zoomed):
-        nearest = f"nearer than {state.config.min_distance_px:g} px to an earlier one"
+    if any(point.distance(earlier) < config.min_distance_px for earlier in state.zoomed):
+        nearest = f"nearer than {config.min_distance_px:g} px to an earlier one"
         return InvalidTurn.REPEATED, f"the point ({point.x:g}, {point.y:g}) is {nearest}"
-    if state.config.max_zooms and len(state.zoomed) >= state.config.max_zooms:
-        return InvalidTurn.OVER_BUDGET, f"no zoom is left of {state.config.max_zooms}, only an answer can follow"
+    if config.max_zooms and len(state.zoomed) >= config.max_zooms:
+        return InvalidTurn.OVER_BUDGET, f"no zoom is left of {config.max_zooms}, only an answer can follow"
     return None
 
 

@@ -59,7 +59,7 @@ class StepError(VigorlError):
 
 
 class _Boundary:
-    """Attributes a typed failure to the boundary that it crossed. A class, since every turn crosses four of them."""
+    """Attributes a typed failure to the boundary that it crossed. Every turn crosses four, so they hold nothing."""
 
     __slots__ = ("_stop",)
 
@@ -75,6 +75,10 @@ class _Boundary:
         if isinstance(error, VigorlError):
             overflow = error.reason == "CONTEXT_OVERFLOW"
             raise StepError(StopReason.CONTEXT_OVERFLOW if overflow else self._stop, error) from error
+
+
+_AT_POLICY = _Boundary(StopReason.POLICY_ERROR)
+_AT_ENVIRONMENT = _Boundary(StopReason.ENVIRONMENT_ERROR)
 
 
 class Stepper:
@@ -143,9 +147,9 @@ class Stepper:
 
     async def start(self, example: Example, seed_path: tuple[int | str, ...]) -> Prefix:
         """Open an episode on an example's first image. Raises StepError."""
-        with _Boundary(StopReason.POLICY_ERROR):
+        with _AT_POLICY:
             info = await self.info()
-        with _Boundary(StopReason.ENVIRONMENT_ERROR):
+        with _AT_ENVIRONMENT:
             episode = await self.environment.start(
                 example.images[0], mode=self.task.mode, config=self.task.zoom, resize=info.resize
             )
@@ -168,11 +172,11 @@ class Stepper:
         forced = self._forced(prefix, last)
         segments = prefix.segments
         prompt = (*(self._numbered_question(prefix) if self._numbered else segments), *forced)
-        with _Boundary(StopReason.POLICY_ERROR):
+        with _AT_POLICY:
             await self.info()
         used = self._used(segments) + _tokens_after_prompt(forced)
         seeds = [derive_seed(*prefix.seed_path, index) for index in range(n)]
-        with _Boundary(StopReason.POLICY_ERROR):
+        with _AT_POLICY:
             generation = await self.policy.generate(
                 prompt,
                 seeds=seeds,
@@ -183,7 +187,9 @@ class Stepper:
         parent = prefix
         if not self._numbered:
             segments = generation.prompt[: len(segments)]
-            parent = replace(prefix, new_segments=segments[len(segments) - len(prefix.new_segments) :])
+            rendered = segments[len(segments) - len(prefix.new_segments) :]
+            if any(new is not old for new, old in zip(rendered, prefix.new_segments, strict=True)):
+                parent = replace(prefix, new_segments=rendered)
         forced = generation.prompt[len(generation.prompt) - len(forced) :] if forced else ()
         used = self._used(segments) + _tokens_after_prompt(forced)
         successors = [
@@ -203,7 +209,7 @@ class Stepper:
     async def _few_shot(self, info: PolicyInfo) -> tuple[Message, ...]:
         """The conversations shown before the question, played once."""
         if self._shots is None:
-            with _Boundary(StopReason.ENVIRONMENT_ERROR):
+            with _AT_ENVIRONMENT:
                 shown = [await self._play(shot, info) for shot in self.task.few_shot]
             self._shots = tuple(message for messages in shown for message in messages)
         return self._shots
@@ -235,7 +241,11 @@ class Stepper:
         """Tokens after the prompt, with a reserve for observations that no policy has rendered yet."""
         if self._numbered:
             return sum(len(segment.token_ids or ()) for segment in segments if segment.origin is Origin.POLICY)
-        return _tokens_after_prompt(segments) + sum(map(self._reserve, segments))
+        return sum(
+            self._reserve(segment) if segment.token_ids is None else len(segment.token_ids)
+            for segment in segments
+            if segment.origin is not Origin.PROMPT
+        )
 
     def _forced(self, prefix: Prefix, last: bool) -> tuple[Segment, ...]:
         """The prefilled answer tag, on the last permitted turn of a task that forces it, or when no zoom is left."""
@@ -284,12 +294,12 @@ class Stepper:
         """What the environment makes of a turn. It hears model-frame points, and is heard in the policy's frame."""
         image = first_image(parent)
         info = await self.info()
-        spoken = self.point_frame
+        spoken = self.task.frame_for(info)
         if spoken is Frame.MODEL:
-            with _Boundary(StopReason.ENVIRONMENT_ERROR):
+            with _AT_ENVIRONMENT:
                 return await self.environment.step(parent.state, text, image)
         frames = FrameMap(image.size, info.resize.model_size(image.size))
-        with _Boundary(StopReason.ENVIRONMENT_ERROR):
+        with _AT_ENVIRONMENT:
             outcome = await self.environment.step(parent.state, to_model_frame(text, spoken, frames), image)
         if outcome.observation is None:
             return outcome
@@ -340,8 +350,10 @@ def from_model_frame(text: str, frame: Frame, frames: FrameMap) -> str:
 
 def first_image(prefix: Prefix) -> Image:
     """The image that the question is about."""
+    while prefix.parent is not None:
+        prefix = prefix.parent
     # Few-shot examples stand before the question.
-    opening = prefix.path()[0].new_segments[0]
+    (opening, *_) = prefix.new_segments
     return next(image for message in reversed(opening.messages) for image in message.images)
 
 

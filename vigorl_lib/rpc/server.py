@@ -16,7 +16,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from vigorl_lib.config import Section, load
 from vigorl_lib.errors import ConfigError, DataError, InternalError, VigorlError
 from vigorl_lib.rpc.config import MAX_MESSAGE_BYTES, ServerConfig, bearer_token, read_pem
 from vigorl_lib.rpc.logs import setup_logging
+from vigorl_lib.rpc.loop import run_loop
 from vigorl_lib.rpc.shell import Shell, watch_loop
 
 LIVENESS = "liveness"
@@ -286,7 +287,7 @@ def main(
     overrides += [] if options.metrics_port is None else [f"server.metrics_port={options.metrics_port}"]
     try:
         settings = load(schema, options.config, folder=Path(), overrides=overrides)
-        _run(_serve(name, settings.server, lambda: build(settings), options.address_file))
+        run_loop(_serve(name, settings.server, lambda: build(settings), options.address_file))
     except (ConfigError, DataError) as error:
         sys.stderr.write(f"error: {error.message}\n")
         return 2
@@ -294,16 +295,6 @@ def main(
         sys.stderr.write(f"error: {error.message}\n")
         return 1
     return 0
-
-
-def _run(work: Coroutine[Any, Any, None]) -> None:
-    """On uvloop where it is installed, as it is beside vLLM: its event loop costs a busy server less."""
-    try:
-        import uvloop
-    except ImportError:
-        asyncio.run(work)
-    else:
-        uvloop.run(work)
 
 
 async def _serve(name: str, config: ServerConfig, build: Build, address_file: Path | None) -> None:

@@ -25,6 +25,7 @@ from vigorl_lib.data.records import check_version
 from vigorl_lib.data.trajectory_records import ImageTable, read_images, write_images
 from vigorl_lib.errors import CorruptObject, DataError
 from vigorl_lib.search.journal import (
+    Paths,
     Record,
     read_cost,
     read_prefix,
@@ -42,7 +43,7 @@ from vigorl_lib.storage.images import ImageStore
 from vigorl_lib.storage.layout import RunLayout
 from vigorl_lib.storage.segments import CLOSED, OPEN
 
-VERSION = 2
+VERSION = 3
 ENDED = "ended.json"
 """Under a shard's prefix: its search has come to its end at least once."""
 
@@ -170,7 +171,7 @@ def tree_to_record(tree: Tree) -> Record:
         "simulations": tree.simulations,
         "cost": write_cost(tree.cost),
         "nodes": nodes,
-        "rollouts": write_rollouts(tree.rollouts, tree.opening),
+        "rollouts": write_rollouts(tree.rollouts, Paths(tree)),
         "images": write_images(table),
     }
 
@@ -189,7 +190,7 @@ def tree_from_record(fields: Fields, images: ImageStore | None = None) -> Tree:
     )
     for node in fields.objects("nodes"):
         _read_node(tree, node, table)
-    tree.rollouts = read_rollouts(fields, len(tree.nodes), tree.opening, images)
+    tree.rollouts = read_rollouts(fields, Paths(tree), images)
     return tree
 
 

@@ -107,15 +107,12 @@ async def search_dataset(
     """
     tally = _Tally(len(examples))
     # The writer first: it closes what a killed process left open.
-    writer = await asyncio.to_thread(SegmentWriter, storage, prefix)
+    journal = _Journal(await asyncio.to_thread(SegmentWriter, storage, prefix))
     try:
         standing = await asyncio.to_thread(_standing, storage, prefix, others)
         for example in examples:
             if example.example_id in standing.ended:
                 tally.resume(standing.ended[example.example_id])
-
-        async def journal(entry: Entry) -> None:
-            await asyncio.to_thread(writer.append_line, entry.line)
 
         def tree_of(example: Example) -> Tree:
             # Handed over, not shared: a tree that is done must not stay in memory.
@@ -133,8 +130,36 @@ async def search_dataset(
                 tree.release()
                 on_progress(tally.progress())
     finally:
-        await asyncio.to_thread(writer.close)
+        await journal.close()
     return tally.progress()
+
+
+class _Journal:
+    """Makes records durable in a thread. What comes while one write is under way goes together into the next."""
+
+    def __init__(self, writer: SegmentWriter) -> None:
+        self._writer = writer
+        self._lines: list[str] = []
+        self._next: asyncio.Task[None] | None = None
+        self._writing = asyncio.Lock()
+
+    async def __call__(self, entry: Entry) -> None:
+        self._lines.append(entry.line)
+        if self._next is None:
+            self._next = asyncio.create_task(self._write())
+        # Others wait for the same write.
+        await asyncio.shield(self._next)
+
+    async def close(self) -> None:
+        if self._next is not None:
+            await asyncio.wait([self._next])
+        async with self._writing:
+            await asyncio.to_thread(self._writer.close)
+
+    async def _write(self) -> None:
+        async with self._writing:
+            lines, self._lines, self._next = self._lines, [], None
+            await asyncio.to_thread(self._writer.append_lines, lines)
 
 
 @dataclass(frozen=True, slots=True)

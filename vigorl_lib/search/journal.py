@@ -1,6 +1,6 @@
 """The journal of a search: one record per event of a tree, from which the tree is rebuilt without asking a policy.
 
-Records (version 2): `root` opens a tree; `simulation` adds the children of one node with their rollouts
+Records (version 3): `root` opens a tree; `simulation` adds the children of one node with their rollouts
 and values; `end` says why the search stopped. Each has an `id` made from its content, and `previous`, the id
 of the record that its tree had reached. A reader follows that chain, so of two writers that went on with
 the same tree (a pod that was given up and came back) the one that is read first counts, whole. Where records lie is
@@ -29,13 +29,13 @@ from vigorl_lib.data.trajectory_records import (
     write_segment,
     write_turn_record,
 )
-from vigorl_lib.domain.trajectory import Prefix, Segment, StopReason
-from vigorl_lib.search.tree import NO_COST, Cost, Node, Rollout, Tree
+from vigorl_lib.domain.trajectory import Prefix, Segment, StopReason, TurnRecord
+from vigorl_lib.search.tree import NO_COST, Cost, Node, Rollout, Tree, bare
 from vigorl_lib.storage.base import Storage
 from vigorl_lib.storage.images import ImageStore
 from vigorl_lib.storage.segments import json_line, read_segments
 
-VERSION = 2
+VERSION = 3
 Record = dict[str, Any]
 
 
@@ -73,7 +73,7 @@ def simulation_record(
         "simulation",
         leaf=leaf.index,
         children=written,
-        rollouts=write_rollouts(rollouts, tree.opening),
+        rollouts=write_rollouts(rollouts, Paths(tree, children)),
         cost=write_cost(cost),
         images=write_images(table),
         **failure,
@@ -128,8 +128,7 @@ def _apply(tree: Tree, fields: Fields, images: ImageStore | None) -> None:
                 raise fields.error(f"leaf: expected one of {len(tree.nodes)} nodes, found {index}")
             leaf = tree.nodes[index]
             children = [read_prefix(child, leaf.prefix, table) for child in fields.objects("children")]
-            nodes = len(tree.nodes) + len(children)
-            rollouts = read_rollouts(fields, nodes, tree.opening, images)
+            rollouts = read_rollouts(fields, Paths(tree, children), images)
             tree.simulate(leaf, children, rollouts, fields.text("error", ""), read_cost(fields))
         case "end":
             tree.end, tree.error = fields.text("reason"), fields.text("error", "")
@@ -182,33 +181,68 @@ def read_cost(fields: Fields) -> Cost:
     return Cost(cost.integer("turns"), cost.integer("tokens"))
 
 
-def write_rollouts(rollouts: Sequence[Rollout], opening: tuple[Segment, ...]) -> list[Record]:
-    """Rollouts without the `opening` of their tree: the prompt is long, and each of hundreds begins with it.
+class Paths:
+    """What rollouts from a node begin with: its segments as text alone, and its turns, worked out once a node."""
 
-    `opening` in the record counts the segments left out; a conversation that begins in another way is written whole.
+    def __init__(self, tree: Tree, children: Sequence[Prefix] = ()) -> None:
+        """`children` are the nodes that come after those of the tree."""
+        self._tree = tree
+        self._children = children
+        self._known: dict[int, tuple[tuple[Segment, ...], tuple[TurnRecord, ...]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._tree.nodes) + len(self._children)
+
+    def __getitem__(self, node: int) -> tuple[tuple[Segment, ...], tuple[TurnRecord, ...]]:
+        path = self._known.get(node)
+        if path is None:
+            nodes = self._tree.nodes
+            prefix = nodes[node].prefix if node < len(nodes) else self._children[node - len(nodes)]
+            path = self._known[node] = (tuple(map(bare, prefix.segments)), prefix.turns)
+        return path
+
+
+def write_rollouts(rollouts: Sequence[Rollout], paths: Paths) -> list[Record]:
+    """Rollouts without what their node says already: the prompt is long, and each of hundreds begins with it.
+
+    `opening` and `opening_turns` in the record count the segments and turns left out; a conversation that begins in
+    another way than its node is written whole.
     """
 
     def write(rollout: Rollout) -> Record:
-        trajectory, count = rollout.trajectory, len(opening)
-        if trajectory.segments[:count] != opening:
-            count = 0
-        record = trajectory_to_record(replace(trajectory, segments=trajectory.segments[count:]))
-        return {"node": rollout.node, "value": rollout.value, "opening": count, "trajectory": record}
+        trajectory, (segments, turns) = rollout.trajectory, paths[rollout.node]
+        opening = (len(segments), len(turns))
+        if trajectory.segments[: opening[0]] != segments or trajectory.turns[: opening[1]] != turns:
+            opening = (0, 0)
+        return {
+            "node": rollout.node,
+            "value": rollout.value,
+            "opening": opening[0],
+            "opening_turns": opening[1],
+            "trajectory": trajectory_to_record(trajectory, leave_out=opening),
+        }
 
     return list(map(write, rollouts))
 
 
-def read_rollouts(fields: Fields, nodes: int, opening: tuple[Segment, ...], images: ImageStore | None) -> list[Rollout]:
-    """The rollouts of a record whose tree has so many nodes."""
+def read_rollouts(fields: Fields, paths: Paths, images: ImageStore | None) -> list[Rollout]:
+    """The rollouts of a record."""
 
     def read(fields: Fields) -> Rollout:
-        node, count = fields.integer("node"), fields.integer("opening", 0)
-        if not 0 <= node < nodes:
-            raise fields.error(f"node: expected one of {nodes} nodes, found {node}")
-        if count not in (0, len(opening)):
-            raise fields.error(f"opening: expected 0 or the {len(opening)} segments of the root, found {count}")
-        trajectory = record_to_trajectory(fields.nested("trajectory").values, images, where=fields.where)
-        whole = replace(trajectory, segments=(*opening[:count], *trajectory.segments))
+        node = fields.integer("node")
+        if not 0 <= node < len(paths):
+            raise fields.error(f"node: expected one of {len(paths)} nodes, found {node}")
+        segments, turns = paths[node]
+        opening, opening_turns = (fields.integer(name, 0) for name in ("opening", "opening_turns"))
+        if not (0 <= opening <= len(segments) and 0 <= opening_turns <= len(turns)):
+            raise fields.error(
+                f"opening: expected at most the {len(segments)} segments and {len(turns)} turns of node {node}, "
+                f"found {opening} and {opening_turns}"
+            )
+        rest = record_to_trajectory(fields.nested("trajectory").values, images, where=fields.where)
+        whole = replace(
+            rest, segments=(*segments[:opening], *rest.segments), turns=(*turns[:opening_turns], *rest.turns)
+        )
         return Rollout(node, whole, fields.number("value"))
 
     return list(map(read, fields.objects("rollouts")))

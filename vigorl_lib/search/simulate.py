@@ -21,7 +21,7 @@ from vigorl_lib.reward.config import RewardConfig
 from vigorl_lib.rollout.run import run_to_end, to_trajectory
 from vigorl_lib.rollout.step import StepError, Stepper
 from vigorl_lib.search.config import SearchConfig
-from vigorl_lib.search.tree import NO_COST, Cost, Node, Rollout, Tree, cost_of, without_tokens
+from vigorl_lib.search.tree import NO_COST, Cost, Node, Rollout, Tree, cost_of, finished
 from vigorl_lib.storage.images import ImageStore
 
 
@@ -33,6 +33,7 @@ class Ran:
     number: int
     trajectory: Trajectory
     value: float = 0.0
+    score: Score | None = None
 
     @property
     def failed(self) -> bool:
@@ -54,7 +55,7 @@ class Found:
         for one in self.ran:
             node = leaf.index if one.child is None else len(tree.nodes) + one.child
             name = f"{tree.tree_id}/{node}.{one.number}"
-            rollouts.append(Rollout(node, replace(one.trajectory, trajectory_id=name), one.value))
+            rollouts.append(Rollout(node, finished(one.trajectory, name, one.score), one.value))
         return rollouts
 
 
@@ -115,7 +116,8 @@ class Simulator:
         if any(child.stop is StopReason.CANCELLED for child in successors):
             raise PolicyError("the policy broke off an expansion", reason="GENERATION_ABORTED", infrastructure=True)
         # The successors' parent is the leaf with its segments rendered: nobody renders it again.
-        if (rendered := successors[0].parent) is not None:
+        rendered = successors[0].parent
+        if rendered is not None and rendered is not prefix:
             leaf.prefix = replace(rendered, seed_path=leaf.prefix.seed_path)
         return successors
 
@@ -144,16 +146,13 @@ class Simulator:
             items = [(example, ran.trajectory) for ran in whole]
             for ran, score in zip(whole, await self.reward.score(items, config=self.reward_config), strict=True):
                 if isinstance(score, Score):
-                    ran.trajectory = _with_score(ran.trajectory, score)
-                    ran.value = float(score.correct)
+                    ran.score, ran.value = score, float(score.correct)
                 elif isinstance(score, VigorlError) and not score.infrastructure:
                     ran.trajectory = replace(ran.trajectory, error=f"{score.reason}: {score.message}")
                 else:
                     raise score
         if self.images is not None:
             await asyncio.to_thread(_store_images, runs, self.images)
-        for ran in runs:
-            ran.trajectory = without_tokens(ran.trajectory)
         return runs
 
 
@@ -187,7 +186,3 @@ def _looked_at(prefix: Prefix) -> tuple[Point, ...]:
             return turn.points
         case _:
             return ()
-
-
-def _with_score(trajectory: Trajectory, score: Score) -> Trajectory:
-    return replace(trajectory, reward=score.total, reward_parts=dict(score.parts), outcome=score.outcome.value)

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from vigorl_lib.domain.trajectory import Origin, Prefix, Segment, Trajectory
+from vigorl_lib.reward.base import Score
 
 
 @dataclass(slots=True, eq=False)
@@ -131,11 +133,6 @@ class Tree:
         return self.nodes[0]
 
     @property
-    def opening(self) -> tuple[Segment, ...]:
-        """What every conversation of this tree begins with, as text alone; nothing before the root is set."""
-        return tuple(map(bare, self.root.prefix.new_segments)) if self.nodes else ()
-
-    @property
     def solved(self) -> bool:
         return any(rollout.value >= 1.0 for rollout in self.rollouts)
 
@@ -190,6 +187,11 @@ def bare(segment: Segment) -> Segment:
     return Segment(segment.origin, segment.messages, policy_version=segment.policy_version)
 
 
-def without_tokens(trajectory: Trajectory) -> Trajectory:
-    """The same conversation as text alone, and without its duration, so that equal searches write equal bytes."""
-    return replace(trajectory, segments=tuple(map(bare, trajectory.segments)), seconds=0.0)
+def finished(trajectory: Trajectory, trajectory_id: str, score: Score | None) -> Trajectory:
+    """A rollout as its tree keeps it: scored, as text alone, and without its duration, so that equal searches write
+    equal bytes."""
+    scored: dict[str, Any] = {}
+    if score is not None:
+        scored = {"reward": score.total, "reward_parts": dict(score.parts), "outcome": score.outcome.value}
+    segments = tuple(map(bare, trajectory.segments))
+    return replace(trajectory, trajectory_id=trajectory_id, segments=segments, seconds=0.0, **scored)
