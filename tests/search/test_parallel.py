@@ -150,9 +150,9 @@ async def test_a_deadline_during_a_commit_leaves_a_journal_that_can_be_read() ->
     async def slow(entry: Entry) -> None:
         await journal(entry)
         if records[-1]["kind"] == "simulation":
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.9)
 
-    search = searching(WrittenPolicy(wander), SearchConfig(simulations=9, deadline_s=0.1, dedup_radius_px=3))
+    search = searching(WrittenPolicy(wander), SearchConfig(simulations=9, deadline_s=0.6, dedup_radius_px=3))
     tree = await search.search(example(), Tree("t", "one", "written"), slow)
     assert (tree.end, tree.simulations) == ("deadline", 1)
     assert records[-1]["previous"] == records[-2]["id"]

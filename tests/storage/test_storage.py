@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
+from urllib3.connection import HTTPConnection
 
 from vigorl_lib.errors import ConfigError, ObjectNotFound, StorageError
 from vigorl_lib.storage.base import Checksum, Storage, open_storage
@@ -165,6 +168,28 @@ def test_an_unreachable_endpoint_is_an_infrastructure_fault(unused_tcp_port: int
     with pytest.raises(StorageError, match="cannot be reached") as caught:
         storage.read("k")
     assert (caught.value.reason, caught.value.infrastructure) == ("STORAGE_UNAVAILABLE", True)
+
+
+def test_a_writer_that_dies_between_head_and_body_leaves_nothing(
+    s3_storage: S3Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3_storage.create("another", b"")
+    send = HTTPConnection.send
+
+    def head_alone(connection: HTTPConnection, data: bytes) -> None:
+        send(connection, data)
+        time.sleep(0.1)
+        connection.sock.shutdown(socket.SHUT_RDWR)
+        raise ConnectionResetError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(HTTPConnection, "send", head_alone)
+        with pytest.raises(StorageError):
+            s3_storage.create("cut", b"content")
+    time.sleep(0.5)
+    assert not s3_storage.exists("cut")
+    assert s3_storage.create("cut", b"content")
+    assert s3_storage.read("cut") == b"content"
 
 
 class _IgnoresConditions(BaseHTTPRequestHandler):

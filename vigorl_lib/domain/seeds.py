@@ -11,5 +11,5 @@ import hashlib
 
 def derive_seed(*path: int | str) -> int:
     """A 31-bit seed for the given path of names; non-negative, so every sampler takes it."""
-    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in path)
+    text = "\x1f".join([f"{type(part).__name__}:{part}" for part in path])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1

@@ -154,7 +154,10 @@ class Prefix:
 
     @property
     def segments(self) -> tuple[Segment, ...]:
-        return tuple(segment for prefix in self.path() for segment in prefix.new_segments)
+        segments: list[Segment] = []
+        for prefix in self.path():
+            segments += prefix.new_segments
+        return tuple(segments)
 
     @property
     def turns(self) -> tuple[TurnRecord, ...]:

@@ -103,7 +103,7 @@ class Seal:
     """
 
     def __init__(self, key: bytes = LOCAL_KEY) -> None:
-        self._key = key
+        self._begun_mac = hmac.new(key, _VERSION_BYTE, hashlib.sha256)
         self._known: dict[bytes, EpisodeState] = {}
 
     def encode(self, state: EpisodeState) -> bytes:
@@ -163,7 +163,9 @@ class Seal:
     def _mac(self, payload: bytes) -> bytes:
         # Not `hmac.digest`: it lets go of the interpreter's lock even for a few bytes, and gets it back only once a
         # busy thread gives way; on an event loop beside decoding threads that is most of a step.
-        return hmac.new(self._key, _VERSION_BYTE + payload, hashlib.sha256).digest()
+        mac = self._begun_mac.copy()
+        mac.update(payload)
+        return mac.digest()
 
 
 def _refused(problem: str) -> EpisodeError:

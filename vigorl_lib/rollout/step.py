@@ -191,7 +191,8 @@ class Stepper:
             if any(new is not old for new, old in zip(rendered, prefix.new_segments, strict=True)):
                 parent = replace(prefix, new_segments=rendered)
         forced = generation.prompt[len(generation.prompt) - len(forced) :] if forced else ()
-        used = self._used(segments) + _tokens_after_prompt(forced)
+        if forced or parent is not prefix:
+            used = self._used(segments) + _tokens_after_prompt(forced)
         successors = [
             self._successor(parent, forced, used, index, completion)
             for index, completion in enumerate(generation.completions)

@@ -90,15 +90,20 @@ class Simulator:
                 raise
             return Found(error=f"{failure.reason}: {failure.message}")
         children = distinct(leaf.prefix, successors, self.config.dedup_radius_px)
-        jobs = [
-            self._roll_out(example, child, offset, number)
-            for offset, child in enumerate(children)
-            for number in range(1 if child.stop is not None else self.config.rollouts_per_child)
-        ]
-        runs = await asyncio.gather(*jobs)
+        jobs = []
+        runs = []
+        for offset, child in enumerate(children):
+            if child.stop is None:
+                numbers = range(self.config.rollouts_per_child)
+                jobs += [self._roll_out(example, child, offset, number) for number in numbers]
+            else:
+                runs.append(Ran(offset, 0, await self._to_end(example, child, 0)))
         cost = sum((cost_of(child.new_segments) for child in successors), NO_COST)
-        cost = sum((spent for _, spent in runs), cost)
-        return Found(children, await self._scored(example, [ran for ran, _ in runs]), cost=cost)
+        for ran, spent in await asyncio.gather(*jobs):
+            runs.append(ran)
+            cost += spent
+        runs.sort(key=lambda ran: (ran.child, ran.number))
+        return Found(children, await self._scored(example, runs), cost=cost)
 
     async def walk(self, example: Example, root: Node, number: int) -> Found:
         """One path from the question to its end. Raises StepError as `expand` does, for the first turn."""
@@ -122,9 +127,6 @@ class Simulator:
         return successors
 
     async def _roll_out(self, example: Example, child: Prefix, offset: int, number: int) -> tuple[Ran, Cost]:
-        if child.stop is not None:
-            trajectory = await self._to_end(example, child, 0)
-            return Ran(offset, number, trajectory), NO_COST
         steps = min(self.config.rollout_max_steps, self.config.max_depth - child.depth)
         begin = replace(child, seed_path=(*child.seed_path, "rollout", number))
         trajectory = await self._to_end(example, begin, steps)

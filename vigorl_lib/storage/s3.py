@@ -8,6 +8,8 @@ a process proves on a throw-away key that it does not.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -161,7 +163,11 @@ class S3Storage:
             # Only a connection that was never made is tried again: after a lost answer, a second try would
             # find this writer's own object there and report a defeat.
             retries = Retry(connect=_RETRIES, read=False, status=False, other=False, backoff_factor=_BACKOFF_S)
-            response = self._pool.urlopen("PUT", url, body=data, headers={"If-None-Match": "*"}, retries=retries)
+            # Without its digest some servers take what a writer that died after the headers left behind, nothing at
+            # all, for the whole object.
+            digest = base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+            headers = {"If-None-Match": "*", "Content-MD5": digest}
+            response = self._pool.urlopen("PUT", url, body=data, headers=headers, retries=retries)
             # 409: another conditional write to the key is under way; it may yet fail, but this one has not won.
             if response.status in (409, 412) and b"NoSuchBucket" not in response.data:
                 return False
