@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from typing import Any
@@ -20,17 +20,8 @@ from vigorl_lib.data.trajectory_records import ImageTable, read_images, read_seg
 from vigorl_lib.domain.image import Image
 from vigorl_lib.domain.trajectory import ImageSpan, Message, Segment
 from vigorl_lib.errors import DataError, ObjectNotFound
-from vigorl_lib.policy.base import (
-    Completion,
-    FinishReason,
-    Generation,
-    Policy,
-    PolicyInfo,
-    Sampling,
-    Scored,
-    StreamEvent,
-    stream_whole,
-)
+from vigorl_lib.policy.base import Completion, FinishReason, Generation, Policy, PolicyInfo, Sampling
+from vigorl_lib.policy.wrapped import WrappedPolicy
 from vigorl_lib.storage.base import Storage
 
 FOLDER = "cache/answers"
@@ -39,11 +30,11 @@ VERSION = 1
 logger = logging.getLogger(__name__)
 
 
-class CachedPolicy:
-    """Policy protocol around `policy`; `hits` and `misses` count greedy requests."""
+class CachedPolicy(WrappedPolicy):
+    """`hits` and `misses` count greedy requests."""
 
     def __init__(self, policy: Policy, storage: Storage) -> None:
-        self._policy = policy
+        super().__init__(policy)
         self._storage = storage
         self._known: PolicyInfo | None = None
         self.hits = 0
@@ -59,12 +50,12 @@ class CachedPolicy:
         request_id: str = "",
     ) -> Generation:
         async def ask() -> Generation:
-            return await self._policy.generate(
+            return await self.inner.generate(
                 prompt, seeds=seeds, sampling=sampling, min_policy_version=min_policy_version, request_id=request_id
             )
 
         if self._known is None:
-            self._known = await self._policy.info()
+            self._known = await self.inner.info()
         info = self._known
         if sampling.temperature > 0 or len(seeds) != 1 or info.version < min_policy_version:
             return await ask()
@@ -81,29 +72,6 @@ class CachedPolicy:
         elif generation.completions[0].finish_reason is not FinishReason.ABORTED:
             await asyncio.to_thread(self._storage.write, key, json.dumps(_to_record(generation)).encode())
         return generation
-
-    def stream(
-        self,
-        prompt: Sequence[Segment],
-        *,
-        seed: int,
-        sampling: Sampling,
-        min_policy_version: int = 0,
-        request_id: str = "",
-    ) -> AsyncGenerator[StreamEvent]:
-        return stream_whole(self, prompt, seed=seed, sampling=sampling, min_policy_version=min_policy_version)
-
-    async def score(self, prompt: Sequence[Segment], *, min_policy_version: int = 0, request_id: str = "") -> Scored:
-        return await self._policy.score(prompt, min_policy_version=min_policy_version, request_id=request_id)
-
-    async def info(self) -> PolicyInfo:
-        return await self._policy.info()
-
-    async def update_weights(self, *, version: int, uri: str, run_id: str) -> PolicyInfo:
-        return await self._policy.update_weights(version=version, uri=uri, run_id=run_id)
-
-    async def close(self) -> None:
-        await self._policy.close()
 
     def _read(self, key: str, prompt: Sequence[Segment], info: PolicyInfo) -> Generation | None:
         try:

@@ -13,12 +13,13 @@ import asyncio
 import random
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from contextvars import ContextVar
 
 from vigorl_lib.domain.trajectory import Segment
 from vigorl_lib.errors import VigorlError
-from vigorl_lib.policy.base import Generation, Policy, PolicyInfo, Sampling, Scored, StreamEvent
+from vigorl_lib.policy.base import Generation, Policy, Sampling
+from vigorl_lib.policy.wrapped import WrappedPolicy
 
 asking_for: ContextVar[str] = ContextVar("asking_for", default="")
 """The tree on whose behalf this task works."""
@@ -87,11 +88,11 @@ class FairGate:
         return self.inside == 0 or self.inside + samples <= self.limit
 
 
-class PacedPolicy:
-    """Policy protocol over another policy, paced. Closing it closes the other."""
+class PacedPolicy(WrappedPolicy):
+    """Another policy, paced. A stream is not: a person waits for it."""
 
     def __init__(self, policy: Policy) -> None:
-        self._policy = policy
+        super().__init__(policy)
         self._gate = FairGate(FIRST_LIMIT)
         self._steep = True
         """Until the first sign of congestion the limit doubles in the time of one answer."""
@@ -117,7 +118,7 @@ class PacedPolicy:
             await self._gate.enter(asking_for.get(), len(seeds))
             began = time.monotonic()
             try:
-                generation = await self._policy.generate(
+                generation = await self.inner.generate(
                     prompt,
                     seeds=seeds,
                     sampling=sampling,
@@ -134,32 +135,6 @@ class PacedPolicy:
                 self._gate.leave(len(seeds))
             await asyncio.sleep(wait_s * random.uniform(1.0, 1.5))
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
-
-    def stream(
-        self,
-        prompt: Sequence[Segment],
-        *,
-        seed: int,
-        sampling: Sampling,
-        min_policy_version: int = 0,
-        request_id: str = "",
-    ) -> AsyncGenerator[StreamEvent]:
-        """Not paced: a person waits for a stream."""
-        return self._policy.stream(
-            prompt, seed=seed, sampling=sampling, min_policy_version=min_policy_version, request_id=request_id
-        )
-
-    async def score(self, prompt: Sequence[Segment], *, min_policy_version: int = 0, request_id: str = "") -> Scored:
-        return await self._policy.score(prompt, min_policy_version=min_policy_version, request_id=request_id)
-
-    async def info(self) -> PolicyInfo:
-        return await self._policy.info()
-
-    async def update_weights(self, *, version: int, uri: str, run_id: str) -> PolicyInfo:
-        return await self._policy.update_weights(version=version, uri=uri, run_id=run_id)
-
-    async def close(self) -> None:
-        await self._policy.close()
 
     def _answered(self, generation: Generation, samples: int, began: float) -> None:
         if generation.queue_seconds > max(MIN_QUEUE_S, generation.engine_seconds):
