@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,9 +27,10 @@ from vigorl_lib.domain.image import Image, digest
 from vigorl_lib.domain.trajectory import InvalidTurn, Role, StopReason
 from vigorl_lib.domain.wire import Spelling
 from vigorl_lib.environment.config import ZoomConfig
-from vigorl_lib.environment.state import EpisodeSetting, EpisodeState, Seal
+from vigorl_lib.environment.state import MAX_KNOWN, EpisodeSetting, EpisodeState, Seal
 from vigorl_lib.environment.zoom import GO_ON, PictureCache, ZoomEnvironment, crop_box, shown_size
 from vigorl_lib.errors import DataError, EpisodeError
+from vigorl_lib.rpc.gen.vigorl.environment.v1 import zoom_pb2
 
 
 async def test_a_crop_of_the_original_shows_detail_that_the_models_view_has_not(environment: ZoomEnvironment) -> None:
@@ -295,6 +298,33 @@ def test_a_state_remembers_everything_that_a_step_needs() -> None:
     sealed = Seal(b"k").encode(state)
     assert Seal(b"k").decode(sealed) == state
     assert Seal(b"k").encode(state) == sealed
+
+
+def test_a_sealed_state_is_the_message_as_it_would_be_written_whole() -> None:
+    setting = EpisodeSetting("0" * 64, ORIGINAL, "multi_turn", ZOOM, RESIZE)
+    for state in (EpisodeState(setting), EpisodeState(setting, 3, 1, (Point(1.5, 2),), True)):
+        payload = Seal().encode(state)[33:]
+        assert zoom_pb2.EpisodeState.FromString(payload).SerializeToString(deterministic=True) == payload
+
+
+def test_a_seal_forgets_the_oldest_states_and_opens_them_again() -> None:
+    setting, seal = EpisodeSetting("0" * 64, ORIGINAL, "multi_turn", ZOOM, RESIZE), Seal()
+
+    def fill(zooms: int) -> None:
+        for turns in range(MAX_KNOWN):
+            seal.encode(EpisodeState(setting, turns, zoomed=(Point(zooms, 0),)))
+
+    first = EpisodeState(setting, 7)
+    sealed = seal.encode(first)
+    assert seal.decode(sealed) is first
+    threads = [threading.Thread(target=fill, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seal._known) == MAX_KNOWN
+    assert seal.decode(sealed) == first
+    assert seal.decode(sealed) is not first
 
 
 async def test_an_image_is_asked_for_only_until_it_is_cached(environment: ZoomEnvironment) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from tests.search.support import WrittenPolicy, example, searching
 from tests.search.test_coordinator import CONFIG, written
+from vigorl_lib.rpc.loop import run_loop
 from vigorl_lib.search import archive, coordinator
 from vigorl_lib.search.coordinator import search_dataset
 from vigorl_lib.search.shards import Shard
@@ -90,7 +91,7 @@ def search(storage: Storage, pause_s: float) -> None:
         prefix=layout.search(shard.index),
         on_progress=lambda _: None,
     )
-    asyncio.run(work)
+    run_loop(work)
     archive.end_shard(layout, shard)
 
 

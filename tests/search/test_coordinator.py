@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,12 +20,12 @@ from tests.bench.support import served
 from tests.search.support import TASK, WrittenPolicy, answer, example, said, scenes, searching, teacher, zoom
 from vigorl_lib.domain.example import Example
 from vigorl_lib.domain.trajectory import Segment
-from vigorl_lib.errors import PolicyError
+from vigorl_lib.errors import PolicyError, StorageError
 from vigorl_lib.policy.base import Generation
 from vigorl_lib.policy.client import PolicyClient
 from vigorl_lib.search.config import SearchConfig
-from vigorl_lib.search.coordinator import SearchProgress, search_dataset
-from vigorl_lib.search.journal import read_trees
+from vigorl_lib.search.coordinator import BatchedJournal, SearchProgress, search_dataset
+from vigorl_lib.search.journal import Entry, read_trees
 from vigorl_lib.search.mcts import TreeSearch
 from vigorl_lib.storage.base import Storage
 from vigorl_lib.storage.folder import FolderStorage
@@ -262,7 +264,8 @@ from vigorl_lib.storage.folder import FolderStorage
 root, pause = sys.argv[1:]
 policy = WrittenPolicy(written, lambda: asyncio.sleep(float(pause)))
 examples = [example(f"e{k}") for k in range(8)]
-result, _ = asyncio.run(run(examples, searching(policy, CONFIG), FolderStorage(Path(root))))
+from vigorl_lib.rpc.loop import run_loop
+result, _ = run_loop(run(examples, searching(policy, CONFIG), FolderStorage(Path(root))))
 print(len(policy.requests), result.done, result.resumed)
 """
 
@@ -291,3 +294,73 @@ def test_a_killed_search_goes_on_and_ends_complete_without_duplicates(tmp_path: 
     # One expansion asks once for both children; rollouts of two zooming children ask four times.
     assert requests < 8 * (3 + 4)
     assert 8 * 3 - kept <= requests
+
+
+class Faulty(SegmentWriter):
+    """Refuses records that say so, and may be held up."""
+
+    def __init__(self, storage: Storage) -> None:
+        super().__init__(storage, JOURNAL)
+        self.go_on = threading.Event()
+        self.go_on.set()
+
+    def append_line(self, text: str) -> None:
+        self.go_on.wait(5)
+        if "bad" in text:
+            raise StorageError("away", reason="STORAGE_UNAVAILABLE")
+        super().append_line(text)
+
+
+def entry(number: int, kind: str = "good") -> Entry:
+    return Entry(str(number), json.dumps({"number": number, "kind": kind}))
+
+
+async def test_of_records_that_are_written_together_one_that_fails_fails_alone(tmp_path: Path) -> None:
+    storage = FolderStorage(tmp_path)
+    writer = Faulty(storage)
+    journal = BatchedJournal(writer)
+    writer.go_on.clear()
+    calls = [journal(entry(number, "bad" if number == 3 else "good")) for number in range(8)]
+    told = asyncio.gather(*calls, return_exceptions=True)
+    await asyncio.sleep(0.05)
+    writer.go_on.set()
+    assert [isinstance(one, StorageError) for one in await told] == [number == 3 for number in range(8)]
+    await journal.close()
+    assert [record["number"] for record in read_segments(storage, JOURNAL)] == [0, 1, 2, 4, 5, 6, 7]
+
+
+async def test_what_waits_is_written_before_a_journal_closes_whoever_has_left(tmp_path: Path) -> None:
+    storage = FolderStorage(tmp_path)
+    writer = Faulty(storage)
+    journal = BatchedJournal(writer)
+    writer.go_on.clear()
+    calls = [asyncio.create_task(journal(entry(number))) for number in range(8)]
+    await asyncio.sleep(0.05)
+    calls[5].cancel()
+    closing = asyncio.create_task(journal.close())
+    await asyncio.sleep(0.05)
+    assert not closing.done()
+    writer.go_on.set()
+    await closing
+    assert [call.cancelled() for call in calls] == [number == 5 for number in range(8)]
+    assert [record["number"] for record in read_segments(storage, JOURNAL)] == list(range(8))
+
+
+async def test_a_blip_of_the_storage_leaves_one_tree_unfinished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, blips = FolderStorage(tmp_path), iter([True])
+    append = SegmentWriter.append_line
+
+    def once_away(writer: SegmentWriter, text: str) -> None:
+        if '"simulation"' in text and next(blips, False):
+            raise StorageError("away", reason="STORAGE_UNAVAILABLE")
+        append(writer, text)
+
+    monkeypatch.setattr(SegmentWriter, "append_line", once_away)
+    examples = [example(f"tree-{number}") for number in range(12)]
+    config = CONFIG.model_copy(update={"trees_in_flight": 12})
+    result, _ = await run(examples, searching(WrittenPolicy(written), config), storage)
+    assert (result.done, result.failed, result.failures) == (12, 1, {"STORAGE_UNAVAILABLE": 1})
+    result, _ = await run(examples, searching(WrittenPolicy(written), config), storage)
+    assert (result.resumed, result.done, result.failed) == (11, 12, 0)

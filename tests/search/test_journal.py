@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
@@ -13,13 +14,15 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tests.search.support import WrittenPolicy, answer, scenes, search_one, searching, teacher, zoom
+from tests.search.support import TASK, WrittenPolicy, answer, said, scenes, search_one, searching, teacher, zoom
+from vigorl_lib.data.trajectory_records import trajectory_to_record
 from vigorl_lib.domain.example import Example
 from vigorl_lib.domain.image import Image
 from vigorl_lib.domain.trajectory import Segment
 from vigorl_lib.errors import DataError, PolicyError
+from vigorl_lib.policy.base import Generation
 from vigorl_lib.search.config import SearchConfig
-from vigorl_lib.search.journal import read_trees
+from vigorl_lib.search.journal import Paths, read_trees, write_rollouts
 from vigorl_lib.search.tree import Node, Tree
 from vigorl_lib.storage.base import Storage
 from vigorl_lib.storage.folder import FolderStorage
@@ -198,3 +201,76 @@ async def test_a_journal_of_a_later_release_is_refused(storage: FolderStorage, s
     with pytest.raises(DataError) as caught:
         list(read_trees(storage, "search/0"))
     assert caught.value.reason == "RECORD_TOO_NEW"
+
+
+class TokenExact(WrittenPolicy):
+    """Renders prompts and tells tokens, made up from the texts."""
+
+    async def generate(self, prompt: Sequence[Segment], **rest: Any) -> Generation:
+        generation = await super().generate(prompt, **rest)
+        rendered = tuple(one if one.token_ids else one.rendered(tuple(one.text.encode()), ()) for one in prompt)
+        said = tuple(
+            replace(one, token_ids=(ids := tuple(one.text.encode())), logprobs=(-0.5,) * len(ids))
+            for one in generation.completions
+        )
+        return replace(generation, prompt=rendered, completions=said)
+
+
+def wander(prompt: Sequence[Segment], index: int) -> str:
+    depth = len(said(prompt))
+    return zoom(10 + 30 * index, 10 + 30 * depth) if depth < 2 else answer("pink" if index else "cyan")
+
+
+async def wandered(policy: WrittenPolicy) -> tuple[Tree, list[dict[str, Any]]]:
+    task = TASK.model_copy(update={"max_tokens": 100_000, "max_turn_tokens": 1_000})
+    return await search_one(searching(policy, SearchConfig(simulations=6, dedup_radius_px=3), task=task))
+
+
+@pytest.mark.parametrize("policy", [WrittenPolicy(wander), TokenExact(wander)], ids=["texts", "tokens"])
+async def test_a_rollout_leaves_out_what_its_node_says(storage: FolderStorage, policy: WrittenPolicy) -> None:
+    tree, records = await wandered(policy)
+    rollouts = [rollout for record in records if record["kind"] == "simulation" for rollout in record["rollouts"]]
+    depths = [tree.nodes[rollout["node"]].prefix.depth for rollout in rollouts]
+    assert {1, 2, 3} <= set(depths)
+    assert [rollout["opening_turns"] for rollout in rollouts] == depths
+    write(storage, *records)
+    (read,) = read_trees(storage, "search/0")
+    assert read.rollouts == tree.rollouts
+    assert all(len(rollout.trajectory.turns) >= depth for rollout, depth in zip(read.rollouts, depths, strict=True))
+
+
+@pytest.mark.parametrize("leave_out", ["the prompt", "nothing"])
+async def test_journals_of_earlier_versions_are_read(storage: FolderStorage, leave_out: str) -> None:
+    tree, records = await wandered(WrittenPolicy(wander))
+    opening = len(tree.root.prefix.segments) if leave_out == "the prompt" else 0
+    whole = iter(tree.rollouts)
+    for record in records:
+        record["version"] = 2 if opening else 1
+        for rollout in record.get("rollouts", ()):
+            del rollout["opening_turns"]
+            rollout["opening"] = opening
+            rollout["trajectory"] = trajectory_to_record(next(whole).trajectory, leave_out=(opening, 0))
+    write(storage, *records)
+    (read,) = read_trees(storage, "search/0")
+    assert shape(read.root) == shape(tree.root)
+    assert read.rollouts == tree.rollouts
+
+
+async def test_a_conversation_that_begins_in_another_way_than_its_node_is_written_whole(storage: FolderStorage) -> None:
+    tree, records = await wandered(WrittenPolicy(wander))
+    other = tree.rollouts[0]
+    other.trajectory = replace(other.trajectory, segments=other.trajectory.segments[1:])
+    (written,) = write_rollouts([other], Paths(tree))
+    assert (written["opening"], written["opening_turns"]) == (0, 0)
+    records[1]["rollouts"][0] = written
+    write(storage, *records)
+    (read,) = read_trees(storage, "search/0")
+    assert read.rollouts == tree.rollouts
+
+
+async def test_a_damaged_opening_is_refused(storage: FolderStorage) -> None:
+    _, records = await wandered(WrittenPolicy(wander))
+    records[1]["rollouts"][0]["opening_turns"] += 1
+    write(storage, *records)
+    with pytest.raises(DataError, match="opening: expected none or the"):
+        list(read_trees(storage, "search/0"))

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 from dataclasses import dataclass
 from functools import cached_property
+from threading import Lock
 
 from google.protobuf.message import DecodeError
 from pydantic import SecretStr
@@ -98,13 +99,14 @@ class EpisodeState:
 class Seal:
     """Seals states under one key, and opens them.
 
-    It remembers the last ones: siblings and rollouts go on from the same states again and again, mostly where those
+    Safe to share among threads. It remembers the last ones: siblings and rollouts go on from the same states again and again, mostly where those
     were sealed.
     """
 
     def __init__(self, key: bytes = LOCAL_KEY) -> None:
         self._begun_mac = hmac.new(key, _VERSION_BYTE, hashlib.sha256)
         self._known: dict[bytes, EpisodeState] = {}
+        self._lock = Lock()
 
     def encode(self, state: EpisodeState) -> bytes:
         """Sealed bytes; equal states give equal bytes under one key."""
@@ -156,9 +158,10 @@ class Seal:
         )
 
     def _remember(self, data: bytes, state: EpisodeState) -> None:
-        while len(self._known) >= MAX_KNOWN:
-            self._known.pop(next(iter(self._known)), None)
-        self._known[data] = state
+        with self._lock:
+            while len(self._known) >= MAX_KNOWN:
+                del self._known[next(iter(self._known))]
+            self._known[data] = state
 
     def _mac(self, payload: bytes) -> bytes:
         # Not `hmac.digest`: it lets go of the interpreter's lock even for a few bytes, and gets it back only once a

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vigorl_lib.errors import ConfigError, CorruptObject, ObjectNotFound, StorageError
+from vigorl_lib.models.hub import hub_errors
 from vigorl_lib.models.weights import open_parent
 from vigorl_lib.storage import commit
 from vigorl_lib.storage.base import TEMPORARY_PREFIX, Checksum, Storage, checksum_stream, files_below
@@ -248,22 +249,7 @@ def _fetch_storage(storage: Storage, name: str, partial: Path, on_file: Callable
 
 def _fetch_hub(repository: str, revision: str, partial: Path) -> None:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
 
-    try:
+    check = "name and revision, and HF_TOKEN for a repository that asks for one"
+    with hub_errors(f"{HUB}{repository} at {revision}", check=check):
         snapshot_download(repository, revision=revision, local_dir=partial, allow_patterns=list(HUB_FILES))
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        raise StorageError(
-            f"{HUB}{repository} at {revision}: the Hub answered with status {status}; check name and revision, and "
-            "HF_TOKEN for a repository that asks for one",
-            reason="HUB_REFUSED",
-            infrastructure=status >= 500 or status == 429,
-            status=status,
-        ) from error
-    except OSError as error:
-        raise StorageError(
-            f"{HUB}{repository}: the Hub cannot be reached ({type(error).__name__}); check the way there, and that "
-            "HF_HUB_OFFLINE is not 1",
-            reason="HUB_UNREACHABLE",
-        ) from error

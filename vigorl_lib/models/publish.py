@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vigorl_lib.errors import ConfigError, StorageError
+from vigorl_lib.errors import ConfigError
 from vigorl_lib.models.fetch import HUB, upload_model
+from vigorl_lib.models.hub import hub_errors
 
 
 def publish_model(folder: Path, uri: str) -> str:
@@ -21,26 +22,13 @@ def publish_model(folder: Path, uri: str) -> str:
     if not uri.startswith(HUB):
         return upload_model(folder, uri)
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError
 
     name, api = uri.removeprefix(HUB), HfApi()
     try:
-        api.create_repo(name, private=True, exist_ok=True)
-        done = api.upload_folder(repo_id=name, folder_path=folder, commit_message="Model exported by ViGoRL")
+        with hub_errors(uri, check="the name, and that HF_TOKEN may write there"):
+            api.create_repo(name, private=True, exist_ok=True)
+            done = api.upload_folder(repo_id=name, folder_path=folder, commit_message="Model exported by ViGoRL")
     except HFValidationError as error:
         raise ConfigError(f"expected hf://OWNER/NAME, found {uri!r} ({error})", reason="STORAGE_URI") from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        raise StorageError(
-            f"{uri}: the Hub answered with status {status}; check the name, and that HF_TOKEN may write there",
-            reason="HUB_REFUSED",
-            infrastructure=status >= 500 or status == 429,
-            status=status,
-        ) from error
-    except OSError as error:
-        raise StorageError(
-            f"{uri}: the Hub cannot be reached ({type(error).__name__}); check the way there, and that HF_HUB_OFFLINE "
-            "is not 1",
-            reason="HUB_UNREACHABLE",
-        ) from error
     return f"{uri} at {done.oid}"

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 class CachedPolicy(WrappedPolicy):
-    """`hits` and `misses` count greedy requests."""
+    """`hits` and `misses` count greedy requests. A stream is not remembered."""
 
     def __init__(self, policy: Policy, storage: Storage) -> None:
         super().__init__(policy)

@@ -12,6 +12,7 @@ from vigorl_lib.policy.intake import Prepared
 from vigorl_lib.policy.stops import StopDetector
 
 if TYPE_CHECKING:
+    from vllm import SamplingParams
     from vllm.outputs import CompletionOutput, RequestOutput
 
 FORBIDDEN_BIAS = -100.0
@@ -47,20 +48,10 @@ class VllmDialect:
 
     def sampling(self, sampling: Sampling, seed: int, *, whole: bool) -> Any:
         """How to sample one completion; `whole` asks for a single answer at its end."""
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        return SamplingParams(
-            seed=seed,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            min_p=sampling.min_p,
-            repetition_penalty=sampling.repetition_penalty,
-            frequency_penalty=sampling.frequency_penalty,
-            max_tokens=sampling.max_tokens,
-            stop=list(sampling.stop),
-            include_stop_str_in_output=True,
+        return sampling_params(
+            sampling,
+            seed,
+            whole=whole,
             stop_token_ids=[self._renderer.im_end, *sampling.stop_token_ids],
             ignore_eos=True,
             logprobs=sampling.top_logprobs,
@@ -68,7 +59,6 @@ class VllmDialect:
             logit_bias=self._forbidden,
             skip_special_tokens=False,
             spaces_between_special_tokens=False,
-            output_kind=RequestOutputKind.FINAL_ONLY if whole else RequestOutputKind.DELTA,
         )
 
     def scoring(self) -> Any:
@@ -151,6 +141,27 @@ class Pieces:
     def rest(self, text: str) -> str:
         """What of the whole text no piece has said: vLLM keeps the bytes of an unfinished character to itself."""
         return text.removeprefix(self._said) if text.startswith(self._said) else ""
+
+
+def sampling_params(sampling: Sampling, seed: int, *, whole: bool, **more: Any) -> SamplingParams:
+    """vLLM's parameters of one completion; `whole` asks for a single answer at its end."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        seed=seed,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        max_tokens=sampling.max_tokens,
+        stop=list(sampling.stop),
+        include_stop_str_in_output=True,
+        output_kind=RequestOutputKind.FINAL_ONLY if whole else RequestOutputKind.DELTA,
+        **more,
+    )
 
 
 def _one_placeholder_an_image(sequence: TokenSequence) -> list[int]:

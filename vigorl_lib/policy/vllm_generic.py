@@ -38,6 +38,7 @@ from vigorl_lib.policy.config import PolicyConfig
 from vigorl_lib.policy.intake import MAX_SAMPLES
 from vigorl_lib.policy.metrics import PolicyMetrics
 from vigorl_lib.policy.vllm_calls import EngineCalls, gather_all
+from vigorl_lib.policy.vllm_dialect import sampling_params
 
 if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput, RequestOutput
@@ -88,7 +89,8 @@ class GenericVllmPolicy:
             again = partial(self._inputs, prompt)
             inputs = await again()
             outputs = await gather_all(
-                self._calls.whole(inputs, again, self._params(sampling, seed, whole=True), request_id) for seed in seeds
+                self._calls.whole(inputs, again, sampling_params(sampling, seed, whole=True), request_id)
+                for seed in seeds
             )
         completions = tuple(_completion(output.outputs[0]) for output in outputs)
         for output, completion in zip(outputs, completions, strict=True):
@@ -117,7 +119,7 @@ class GenericVllmPolicy:
             inputs = await again()
             yield StreamStart(tuple(prompt), await self.info())
             text, last, output, begin = "", None, None, time.monotonic()
-            params = self._params(sampling, seed, whole=False)
+            params = sampling_params(sampling, seed, whole=False)
             async with aclosing(self._calls.outputs(inputs, again, params, request_id)) as outputs:
                 async for output in outputs:
                     (last,) = output.outputs
@@ -218,24 +220,6 @@ class GenericVllmPolicy:
 
         view = PILImage.fromarray(self._views.get(image))
         return {"type": "image_pil", "image_pil": view, "uuid": f"{image.sha256}-{self._image_settings}"}
-
-    def _params(self, sampling: Sampling, seed: int, *, whole: bool) -> Any:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        return SamplingParams(
-            seed=seed,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            min_p=sampling.min_p,
-            repetition_penalty=sampling.repetition_penalty,
-            frequency_penalty=sampling.frequency_penalty,
-            max_tokens=sampling.max_tokens,
-            stop=list(sampling.stop),
-            include_stop_str_in_output=True,
-            output_kind=RequestOutputKind.FINAL_ONLY if whole else RequestOutputKind.DELTA,
-        )
 
 
 def _completion(output: CompletionOutput) -> Completion:

@@ -107,7 +107,7 @@ async def search_dataset(
     """
     tally = _Tally(len(examples))
     # The writer first: it closes what a killed process left open.
-    journal = _Journal(await asyncio.to_thread(SegmentWriter, storage, prefix))
+    journal = BatchedJournal(await asyncio.to_thread(SegmentWriter, storage, prefix))
     try:
         standing = await asyncio.to_thread(_standing, storage, prefix, others)
         for example in examples:
@@ -134,32 +134,51 @@ async def search_dataset(
     return tally.progress()
 
 
-class _Journal:
-    """Makes records durable in a thread. What comes while one write is under way goes together into the next."""
+class BatchedJournal:
+    """Makes records durable in a thread. What comes while one write is under way goes together into the next; whether
+    a record could be written is told to its own tree alone."""
 
     def __init__(self, writer: SegmentWriter) -> None:
         self._writer = writer
-        self._lines: list[str] = []
-        self._next: asyncio.Task[None] | None = None
-        self._writing = asyncio.Lock()
+        self._waiting: list[tuple[str, asyncio.Future[None]]] = []
+        self._task: asyncio.Task[None] | None = None
 
     async def __call__(self, entry: Entry) -> None:
-        self._lines.append(entry.line)
-        if self._next is None:
-            self._next = asyncio.create_task(self._write())
-        # Others wait for the same write.
-        await asyncio.shield(self._next)
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((entry.line, written))
+        if self._task is None:
+            self._task = asyncio.create_task(self._write())
+        await written
 
     async def close(self) -> None:
-        if self._next is not None:
-            await asyncio.wait([self._next])
-        async with self._writing:
-            await asyncio.to_thread(self._writer.close)
+        """Write what still waits, and close the segment."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+        await asyncio.to_thread(self._writer.close)
 
     async def _write(self) -> None:
-        async with self._writing:
-            lines, self._lines, self._next = self._lines, [], None
-            await asyncio.to_thread(self._writer.append_lines, lines)
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            failures = await asyncio.to_thread(self._append, [line for line, _ in batch])
+            for (_, written), failure in zip(batch, failures, strict=True):
+                if written.done():
+                    # Whoever waited for it was cancelled.
+                    continue
+                if failure is None:
+                    written.set_result(None)
+                else:
+                    written.set_exception(failure)
+        self._task = None
+
+    def _append(self, lines: Sequence[str]) -> list[Exception | None]:
+        failures: list[Exception | None] = []
+        for line in lines:
+            try:
+                self._writer.append_line(line)
+                failures.append(None)
+            except Exception as error:  # noqa: BLE001 - raised where the record came from
+                failures.append(error)
+        return failures
 
 
 @dataclass(frozen=True, slots=True)

@@ -234,9 +234,10 @@ def read_rollouts(fields: Fields, paths: Paths, images: ImageStore | None) -> li
             raise fields.error(f"node: expected one of {len(paths)} nodes, found {node}")
         segments, turns = paths[node]
         opening, opening_turns = (fields.integer(name, 0) for name in ("opening", "opening_turns"))
-        if not (0 <= opening <= len(segments) and 0 <= opening_turns <= len(turns)):
+        # Version 2 left out the segments of the root alone.
+        if (opening, opening_turns) not in ((0, 0), (len(segments), len(turns)), (len(paths[0][0]), 0)):
             raise fields.error(
-                f"opening: expected at most the {len(segments)} segments and {len(turns)} turns of node {node}, "
+                f"opening: expected none or the {len(segments)} segments and {len(turns)} turns of node {node}, "
                 f"found {opening} and {opening_turns}"
             )
         rest = record_to_trajectory(fields.nested("trajectory").values, images, where=fields.where)

@@ -14,7 +14,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from errno import ENOSPC
 from io import FileIO
 from pathlib import Path
@@ -54,21 +54,17 @@ class SegmentWriter:
 
     def append(self, record: dict[str, Any]) -> None:
         """Add one record. Raises DataError (RECORD_INVALID) for what JSON cannot say, such as NaN."""
-        self.append_lines([json_line(record, self._prefix)])
+        self.append_line(json_line(record, self._prefix))
 
-    def append_lines(self, lines: Iterable[str]) -> None:
-        """Add records that `json_line` wrote. After a failure some may be there and some not."""
+    def append_line(self, text: str) -> None:
+        """Add one record that `json_line` wrote."""
         with self._lock:
-            for line in lines:
-                self._add(line.encode() + b"\n")
-
-    def _add(self, line: bytes) -> None:
-        if self._open.count == 0:
-            self._next = self._open.begin(max(self._next, _next_number(self._storage, self._prefix)))
-            self._since = time.monotonic()
-        self._open.add(line)
-        if self._open.count >= self._max_records or self._due():
-            self._close_segment()
+            if self._open.count == 0:
+                self._next = self._open.begin(max(self._next, _next_number(self._storage, self._prefix)))
+                self._since = time.monotonic()
+            self._open.add(text.encode() + b"\n")
+            if self._open.count >= self._max_records or self._due():
+                self._close_segment()
 
     def flush(self) -> None:
         """Make what was appended outlive this process: closes the segment in a bucket; a folder has it already."""
