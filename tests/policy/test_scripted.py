@@ -131,6 +131,7 @@ async def test_it_says_that_it_is_scripted_and_knows_no_other_scene() -> None:
     with pytest.raises(PolicyError) as caught:
         await policy.generate(asked(other), seeds=[0], sampling=Sampling())
     assert caught.value.reason == "SCENE_UNKNOWN"
+    assert "data set visual-search, split train" in caught.value.message
     with pytest.raises(PolicyError) as caught:
         await policy.update_weights(version=1, uri="x", run_id="r")
     assert caught.value.reason == "NOT_TRAINABLE"

@@ -13,7 +13,7 @@ import torch
 from tests.training.conftest import CAPTIONS
 from tests.training.sft_stages import forget_model, train_stage
 from tests.training.support import DEADLINE_S, ENGINE, free_port, sft_values
-from vigorl_lib.errors import ObjectNotFound
+from vigorl_lib.errors import ConfigError, ObjectNotFound
 from vigorl_lib.storage import commit
 from vigorl_lib.storage.base import Storage
 from vigorl_lib.storage.config import S3Settings
@@ -132,6 +132,10 @@ def test_a_checkpoint_without_its_marker_does_not_exist(storage: Storage) -> Non
     commit.commit(storage, layout.checkpoint(4), {"step": 4, "best_metric": "loss", "best_mode": "min"})
     assert newest_step(layout) == 4
     assert best_step(layout) is None
+    older = local_checkpoint(layout, 4)
+    with pytest.raises(ConfigError, match="a release that did not note engine, init, world") as refused, older:
+        pass
+    assert refused.value.reason == "RESUME_MISMATCH"
 
 
 @pytest.mark.parametrize(("mode", "best"), [("max", 4), ("min", 2)])

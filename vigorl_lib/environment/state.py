@@ -99,8 +99,8 @@ class EpisodeState:
 class Seal:
     """Seals states under one key, and opens them.
 
-    Safe to share among threads. It remembers the last ones: siblings and rollouts go on from the same states again and again, mostly where those
-    were sealed.
+    Safe to share among threads. It remembers the last ones: siblings and rollouts go on from the same states again
+    and again, mostly where those were sealed.
     """
 
     def __init__(self, key: bytes = LOCAL_KEY) -> None:

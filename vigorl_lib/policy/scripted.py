@@ -113,9 +113,11 @@ class ScriptedTeacher:
             key = (user[-1].images[0].sha256, user[-1].text.partition(PREVIOUS_THOUGHT)[0].strip())
             if key in self._scenes:
                 return self._scenes[key]
+        known = self._config.scripted
         raise PolicyError(
-            f"policy {self._config.name} is a script and knows only its own {len(self._scenes)} scenes; "
-            "ask about one of them, or serve a model",
+            f"policy {self._config.name} is a script and knows only the {len(self._scenes)} scenes of data set "
+            f"{known.dataset}, split {' and '.join(known.splits)}; ask about one of them, serve it with other "
+            "scripted.splits, or serve a model",
             reason="SCENE_UNKNOWN",
         )
 

@@ -82,7 +82,7 @@ class Checkpoints:
         if not steps:
             return 0
         prefix = self._layout.checkpoint(steps[-1])
-        meta = commit.committed(self._layout.storage, prefix) or {}
+        meta = _facts_of(commit.committed(self._layout.storage, prefix) or {}, prefix)
         _compare(prefix, meta["engine"], self._facts["engine"])
         if meta["init"] != self._facts["init"]:
             log.warning("%s was made of %s, and goes on beside %s", prefix, meta["init"], self._facts["init"])
@@ -166,14 +166,17 @@ def find_step(layout: RunLayout, wanted: str | None) -> int:
 
 @contextmanager
 def local_checkpoint(layout: RunLayout, step: int) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """A committed checkpoint as a local folder, digests checked, and its meta. Raises ObjectNotFound, CorruptObject."""
+    """A committed checkpoint as a local folder, digests checked, and its meta.
+
+    Raises ObjectNotFound, CorruptObject, ConfigError (RESUME_MISMATCH) for one of an earlier release.
+    """
     storage, prefix = layout.storage, layout.checkpoint(step)
     folder = storage.local_path(prefix)
     if folder is not None:
-        yield folder, commit.verify(storage, prefix)
+        yield folder, _facts_of(commit.verify(storage, prefix), prefix)
         return
     with tempfile.TemporaryDirectory() as temporary:
-        yield Path(temporary), commit.fetch(storage, prefix, Path(temporary))
+        yield Path(temporary), _facts_of(commit.fetch(storage, prefix, Path(temporary)), prefix)
 
 
 def trained_weights(folder: Path, meta: Mapping[str, Any]) -> Mapping[str, Tensor]:
@@ -237,6 +240,17 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of the adapters beside the others, as `lora.rank`."""
     adapters = {f"lora.{name}": value for name, value in settings["lora"].items()}
     return {name: value for name, value in settings.items() if name != "lora"} | adapters
+
+
+def _facts_of(meta: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """What a checkpoint's marker tells of it. Raises ConfigError (RESUME_MISMATCH) where it is of a release before."""
+    if missing := [name for name in ("engine", "init", "world") if name not in meta]:
+        raise ConfigError(
+            f"{prefix} was saved by a release that did not note {', '.join(missing)}; export it with that release, and "
+            "start another run from the model",
+            reason="RESUME_MISMATCH",
+        )
+    return meta
 
 
 def _keys(layout: RunLayout) -> list[str]:
