@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import sys
 from collections.abc import AsyncIterator
@@ -21,6 +22,7 @@ from vigorl_lib.rpc.gen.vigorl.policy.v1.policy_service_pb2_grpc import (
     add_PolicyAdminServiceServicer_to_server,
     add_PolicyServiceServicer_to_server,
 )
+from vigorl_lib.rpc.loop import COLLECTOR
 from vigorl_lib.rpc.server import Service, is_loopback, main, registrar, running, write_whole
 from vigorl_services.policy.server import PolicyAdminServer, PolicyServer
 from vigorl_services.settings import ImageServiceSection
@@ -99,4 +101,5 @@ async def _admin(policy: Engine, config: PolicyServiceConfig) -> AsyncIterator[N
 
 
 if __name__ == "__main__":
+    gc.set_threshold(*COLLECTOR)
     sys.exit(main("policy", PolicyServiceConfig, build))

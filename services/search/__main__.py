@@ -11,8 +11,8 @@ from pydantic import Field
 
 from vigorl_lib.rollout.wiring import ServicesConfig
 from vigorl_lib.rpc.gen.vigorl.search.v1.search_service_pb2_grpc import add_SearchServiceServicer_to_server
+from vigorl_lib.rpc.loop import COLLECTOR
 from vigorl_lib.rpc.server import Service, main, registrar
-from vigorl_lib.search.coordinator import COLLECTOR
 from vigorl_lib.storage.base import open_storage
 from vigorl_services.search.server import SearchServer
 from vigorl_services.settings import ImageServiceSection

@@ -31,9 +31,9 @@ from vigorl_lib.reward.config import RewardConfig
 from vigorl_lib.reward.local import LocalReward
 from vigorl_lib.rollout.step import Stepper
 from vigorl_lib.rollout.task import TaskConfig
-from vigorl_lib.rpc.loop import run_loop
+from vigorl_lib.rpc.loop import COLLECTOR, run_loop
 from vigorl_lib.search.config import SearchConfig
-from vigorl_lib.search.coordinator import COLLECTOR, SearchProgress, search_dataset
+from vigorl_lib.search.coordinator import SearchProgress, search_dataset
 from vigorl_lib.search.mcts import TreeSearch
 from vigorl_lib.search.pacing import PacedPolicy
 from vigorl_lib.storage.base import open_storage

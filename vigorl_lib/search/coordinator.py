@@ -24,10 +24,6 @@ from vigorl_lib.storage.base import Storage
 from vigorl_lib.storage.images import ImageStore
 from vigorl_lib.storage.segments import SegmentWriter
 
-COLLECTOR = (50_000, 20, 100)
-"""For `gc.set_threshold` in a process that only searches. Trees are many objects that live long; by default the
-collector walks them so often that a quarter of the CPU goes there."""
-
 
 @dataclass(frozen=True, slots=True)
 class SearchProgress:
