@@ -1,6 +1,6 @@
-"""The event loop that programs run on: uvloop, which costs a busy server or search less than asyncio's own.
+"""How a busy program runs: on uvloop, cheaper than asyncio's own loop, and with a garbage collector that seldom walks.
 
-uvloop does not exist on Windows; there it is asyncio's.
+uvloop does not exist on Windows; there the loop is asyncio's.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ from vigorl_lib.search.tree import Node, Tree
 from vigorl_lib.storage.base import Storage
 from vigorl_lib.storage.images import ImageStore
 from vigorl_lib.storage.layout import RunLayout
-from vigorl_lib.storage.segments import CLOSED, OPEN
+from vigorl_lib.storage.segments import CLOSED, OPEN, json_line
 
 VERSION = 3
 ENDED = "ended.json"
@@ -259,8 +259,7 @@ def _up_to_date(layout: RunLayout, header: Fields) -> bool:
 
 
 def _line(kind: str, record: Record) -> bytes:
-    record = {"version": VERSION, "kind": kind, **record}
-    return json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    return json_line({"version": VERSION, "kind": kind, **record}, "trees").encode() + b"\n"
 
 
 @contextmanager
