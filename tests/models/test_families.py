@@ -25,6 +25,7 @@ from vigorl_lib.models.vision_batch import BatchedVisionAttention
 from vigorl_lib.policy.base import Completion, FinishReason, Sampling
 from vigorl_lib.policy.config import PolicyConfig
 from vigorl_lib.policy.transformers import TransformersPolicy
+from vigorl_lib.policy.worker import EngineWorker
 
 NAMES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 GREEDY = Sampling(temperature=0.0, max_tokens=16, stop=())
@@ -51,7 +52,8 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def engine(case: Case) -> Iterator[TransformersPolicy]:
-    policy = TransformersPolicy(case.loaded, PolicyConfig(model=str(case.folder), max_batch=16))
+    config = PolicyConfig(model=str(case.folder), max_batch=16)
+    policy = TransformersPolicy(EngineWorker(case.loaded, config), config)
     yield policy
     policy._worker.stop()
 

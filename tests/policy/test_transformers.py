@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.embedded import open_embedded
 from tests.models.support import flat_image, observation, prompt, said, scene_image
 from tests.weights import want
 from vigorl_lib.domain.trajectory import Message, Origin, Role, Segment, flat_token_ids
@@ -36,7 +37,7 @@ def config(tiny_folder: Path) -> PolicyConfig:
 
 @pytest.fixture
 async def policy(config: PolicyConfig) -> AsyncIterator[TransformersPolicy]:
-    policy = await asyncio.to_thread(TransformersPolicy.open, config)
+    policy = await asyncio.to_thread(open_embedded, config)
     yield policy
     await policy.close()
 
@@ -52,7 +53,7 @@ def conversations() -> list[tuple[Segment, ...]]:
 
 async def until_running(policy: TransformersPolicy) -> None:
     async with asyncio.timeout(10):
-        while not policy.load.running:  # noqa: ASYNC110 - the worker is a thread and has no event of ours
+        while not policy._worker.load.running:  # noqa: ASYNC110 - the worker is a thread and has no event of ours
             await asyncio.sleep(0.001)
 
 
@@ -153,7 +154,7 @@ async def test_a_stop_string_ends_a_sample_and_length_ends_the_others(policy: Tr
 
 async def test_a_conversation_that_does_not_fit_is_refused_before_any_work(config: PolicyConfig) -> None:
     segments = conversations()[0]
-    policy = await asyncio.to_thread(TransformersPolicy.open, config.model_copy(update={"max_context_tokens": 60}))
+    policy = await asyncio.to_thread(open_embedded, config.model_copy(update={"max_context_tokens": 60}))
     rendered = (await policy.generate(segments, seeds=[0], sampling=LONG)).prompt
     room = 60 - len(flat_token_ids(rendered))
     cut = await policy.generate(segments, seeds=range(8), sampling=LONG)
@@ -227,7 +228,7 @@ async def test_cancelling_frees_the_engine_at_once(policy: TransformersPolicy) -
 
 async def test_more_than_may_wait_is_refused_as_overload(config: PolicyConfig) -> None:
     small = config.model_copy(update={"max_batch": 2, "max_queued": 4})
-    policy = await asyncio.to_thread(TransformersPolicy.open, small)
+    policy = await asyncio.to_thread(open_embedded, small)
     jobs = [policy.generate(conversations()[0], seeds=[0, 1], sampling=LONG) for _ in range(8)]
     results = await asyncio.gather(*jobs, return_exceptions=True)
     refused = [result for result in results if isinstance(result, PolicyError)]
@@ -239,7 +240,7 @@ async def test_more_than_may_wait_is_refused_as_overload(config: PolicyConfig) -
 
 
 async def test_closing_refuses_what_comes_after(config: PolicyConfig) -> None:
-    policy = await asyncio.to_thread(TransformersPolicy.open, config)
+    policy = await asyncio.to_thread(open_embedded, config)
     await policy.close()
     with pytest.raises(PolicyError) as caught:
         await policy.generate(conversations()[0], seeds=[0], sampling=SAMPLED)
@@ -273,7 +274,7 @@ async def test_new_weights_change_samples_and_what_is_in_flight_keeps_its_versio
     assert after.completions[0].policy_version == after.policy.version == 3
     assert after.completions[0].token_ids != before.completions[0].token_ids
 
-    fresh = await asyncio.to_thread(TransformersPolicy.open, config.model_copy(update={"weights_root": str(tmp_path)}))
+    fresh = await asyncio.to_thread(open_embedded, config.model_copy(update={"weights_root": str(tmp_path)}))
     assert (await fresh.info()).version == 3
     same((await fresh.generate(segments, seeds=[1], sampling=SAMPLED)).completions[0], after.completions[0])
     await fresh.close()
@@ -305,7 +306,7 @@ async def test_weights_of_another_run_of_an_older_version_or_of_no_use_are_refus
 
 
 async def test_a_policy_that_nobody_trains_takes_no_weights(config: PolicyConfig) -> None:
-    policy = await asyncio.to_thread(TransformersPolicy.open, config.model_copy(update={"trainable_by": ""}))
+    policy = await asyncio.to_thread(open_embedded, config.model_copy(update={"trainable_by": ""}))
     with pytest.raises(PolicyError) as caught:
         await policy.update_weights(version=1, uri="anywhere", run_id="run-1")
     assert caught.value.reason == "NOT_TRAINABLE"
@@ -314,7 +315,7 @@ async def test_a_policy_that_nobody_trains_takes_no_weights(config: PolicyConfig
 
 async def test_a_lower_pixel_limit_makes_a_smaller_view(config: PolicyConfig) -> None:
     small = config.model_copy(update={"trainable_by": "", "max_image_pixels": 56 * 56})
-    policy = await asyncio.to_thread(TransformersPolicy.open, small)
+    policy = await asyncio.to_thread(open_embedded, small)
     generation = await policy.generate((prompt(scene_image(1)),), seeds=[0], sampling=SAMPLED)
     (span,) = generation.prompt[0].image_spans
     assert span.length == 4

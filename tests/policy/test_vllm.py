@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 import torch
 
+from tests.embedded import open_embedded
 from tests.models.support import flat_image, observation, prompt, said, scene_image
 from vigorl_lib.domain.image import Image
 from vigorl_lib.domain.trajectory import Message, Origin, Role, Segment
@@ -93,7 +94,7 @@ async def policy(config: PolicyConfig):
 @pytest_asyncio.fixture(loop_scope="module")
 async def embedded(config: PolicyConfig) -> AsyncIterator[TransformersPolicy]:
     same = config.model_copy(update={"engine": "transformers"})
-    policy = await asyncio.to_thread(TransformersPolicy.open, same)
+    policy = await asyncio.to_thread(open_embedded, same)
     yield policy
     await policy.close()
 
@@ -381,9 +382,7 @@ async def test_after_an_update_it_answers_as_a_fresh_load_does(
     policy, weights: Path, versions: dict[int, Path]
 ) -> None:
     await policy.update_weights(version=3, uri=str(weights / "3"), run_id="run-1")
-    fresh = await asyncio.to_thread(
-        TransformersPolicy.open, PolicyConfig(model=str(versions[3]), max_context_tokens=512)
-    )
+    fresh = await asyncio.to_thread(open_embedded, PolicyConfig(model=str(versions[3]), max_context_tokens=512))
     for segments in conversations():
         here = await policy.generate(segments, seeds=[0], sampling=GREEDY, min_policy_version=3)
         same(here.completions[0], (await fresh.generate(segments, seeds=[0], sampling=GREEDY)).completions[0])

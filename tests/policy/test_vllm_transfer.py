@@ -18,6 +18,7 @@ import pytest_asyncio
 import torch
 from torch import Tensor
 
+from tests.embedded import open_embedded
 from tests.models.support import prompt, scene_image
 from vigorl_lib.errors import PolicyError
 from vigorl_lib.models.loading import load_model
@@ -26,7 +27,6 @@ from vigorl_lib.policy import vllm_weights
 from vigorl_lib.policy.base import Generation, PolicyInfo, PolicyState, Sampling, WeightTransfer
 from vigorl_lib.policy.config import PolicyConfig, VllmConfig
 from vigorl_lib.policy.transfer import GlooGroup, open_store, spec_of
-from vigorl_lib.policy.transformers import TransformersPolicy
 from vigorl_lib.rollout.wiring import ServicesConfig
 from vigorl_lib.rpc.config import ClientConfig, ServerConfig
 from vigorl_lib.rpc.gen.vigorl.policy.v1.policy_service_pb2_grpc import add_PolicyAdminServiceServicer_to_server
@@ -107,9 +107,7 @@ async def send(
 
 
 async def answers_as(policy, checkpoint: Path) -> None:
-    fresh = await asyncio.to_thread(
-        TransformersPolicy.open, PolicyConfig(model=str(checkpoint), max_context_tokens=512)
-    )
+    fresh = await asyncio.to_thread(open_embedded, PolicyConfig(model=str(checkpoint), max_context_tokens=512))
     here = (await policy.generate(ASKED, seeds=[0], sampling=GREEDY)).completions[0]
     there = (await fresh.generate(ASKED, seeds=[0], sampling=GREEDY)).completions[0]
     await fresh.close()
@@ -179,7 +177,7 @@ async def test_updates_under_load_mix_no_versions(policy, admin: str, checkpoint
     assert {result.policy.version for result in results} == {1, 2}
     for version in (1, 2):
         fresh = await asyncio.to_thread(
-            TransformersPolicy.open, PolicyConfig(model=str(checkpoints[version]), max_context_tokens=512)
+            open_embedded, PolicyConfig(model=str(checkpoints[version]), max_context_tokens=512)
         )
         of_it = [result for result in results if result.policy.version == version]
         for result in (of_it[0], of_it[-1]):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.embedded import open_embedded
 from tests.services.conftest import DATASET, serving
 from vigorl_lib.domain.example import Example
 from vigorl_lib.domain.trajectory import Message, Origin, Role, Segment
@@ -13,7 +14,6 @@ from vigorl_lib.errors import ConfigError, PolicyError
 from vigorl_lib.policy.base import Sampling
 from vigorl_lib.policy.client import PolicyClient
 from vigorl_lib.policy.config import PolicyConfig, ScriptedConfig
-from vigorl_lib.policy.engines import open_policy
 from vigorl_services.policy.__main__ import PolicyServiceConfig, build
 
 
@@ -28,7 +28,7 @@ def question_of(example: Example) -> tuple[Segment, ...]:
 async def test_the_tiny_model_says_the_same_through_grpc(tiny_folder: Path, examples: list[Example]) -> None:
     config = PolicyConfig(name="student", model=str(tiny_folder), max_context_tokens=100)
     prompt, sampling = question_of(examples[0]), Sampling(max_tokens=6)
-    local = open_policy(config)
+    local = open_embedded(config)
     here = await local.generate(prompt, seeds=[1, 2], sampling=sampling)
     async with serving(build, PolicyServiceConfig(policy=config)) as address:
         client = PolicyClient(address, "student")

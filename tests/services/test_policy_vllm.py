@@ -17,6 +17,7 @@ import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.embedded import open_embedded
 from tests.models.support import flat_image, observation, prompt, said, scene_image
 from tests.weights import want
 from vigorl_lib.domain.trajectory import Origin
@@ -28,7 +29,6 @@ from vigorl_lib.models.weights import write_weights
 from vigorl_lib.policy.base import Completion, FinishReason, Sampling, StreamDelta, StreamEnd, StreamStart
 from vigorl_lib.policy.client import PolicyClient
 from vigorl_lib.policy.config import PolicyConfig
-from vigorl_lib.policy.transformers import TransformersPolicy
 from vigorl_lib.rpc.channels import Connections
 from vigorl_lib.rpc.config import ClientConfig
 from vigorl_lib.rpc.gen.vigorl.common.v1 import conversation_pb2, image_pb2
@@ -124,7 +124,7 @@ def left_over(children: list[psutil.Process]) -> list[psutil.Process]:
 
 
 async def greedy_of(folder: Path) -> Completion:
-    policy = await asyncio.to_thread(TransformersPolicy.open, PolicyConfig(model=str(folder), max_context_tokens=512))
+    policy = await asyncio.to_thread(open_embedded, PolicyConfig(model=str(folder), max_context_tokens=512))
     generation = await policy.generate((prompt(scene_image(1)),), seeds=[0], sampling=GREEDY)
     await policy.close()
     return generation.completions[0]
@@ -420,7 +420,7 @@ async def test_a_dead_engine_fails_liveness_and_ends_the_process_and_a_new_one_h
         while not again:
             assert world.services.processes["policy"].poll() is None, world.services.processes["policy"].last_words()
             log = (world.folder / "services" / "policy.log").read_text()
-            seen |= {line for line in log.splitlines() if "vLLM loads" in line}
+            seen |= {line for line in log.splitlines() if "vllm loads" in line}
             path = world.folder / "services" / "policy.address"
             again = path.read_text().strip() if path.exists() else ""
             await asyncio.sleep(0.1)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.services.conftest import ZOOM
@@ -100,3 +101,16 @@ async def test_an_episode_survives_kill_9_of_its_server(tmp_path: Path, examples
         again = await client.step(episode.state, TURNS[0], image)
         assert again == outcome, "the new server never saw the image or the episode"
         await client.close()
+
+
+@pytest.mark.parametrize("killed", ["engine", "server"])
+def test_a_server_and_the_process_of_its_engine_end_together(tmp_path: Path, tiny_folder: Path, killed: str) -> None:
+    with process("policy", {"policy": {"name": "tiny", "model": str(tiny_folder)}}, tmp_path) as server:
+        address_of(server)
+        (engine,) = psutil.Process(server.pid).children()
+        (engine if killed == "engine" else server).send_signal(signal.SIGKILL)
+        assert server.wait(START_TIMEOUT_S) == (1 if killed == "engine" else -signal.SIGKILL)
+        _, alive = psutil.wait_procs([engine], timeout=10)
+        # Nobody may be left in a container to collect it.
+        assert all(child.status() == psutil.STATUS_ZOMBIE for child in alive)
+        assert killed == "server" or "has ended with code -9" in str(server.stderr and server.stderr.read())

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from tests.embedded import open_embedded
 from tests.training.conftest import DATASET
 from vigorl_lib.data.datasets import read_dataset
 from vigorl_lib.domain.example import Example
@@ -77,7 +78,7 @@ def grpo_config(**changes: object) -> GrpoConfig:
 def open_policy(storage: Storage) -> TransformersPolicy:
     weights_root = f"{storage.uri}/runs/{RUN}/weights"
     uri = f"{storage.uri}/tiny"
-    return TransformersPolicy.open(
+    return open_embedded(
         PolicyConfig(name="student", model=uri, trainable_by=RUN, weights_root=weights_root, device="cpu")
     )
 

@@ -22,6 +22,7 @@ from vigorl_lib.models.pixels import View
 from vigorl_lib.policy.base import FinishReason, Sampling, TopLogprobs
 from vigorl_lib.policy.sampling import RowSampler
 from vigorl_lib.policy.stops import StopDetector
+from vigorl_lib.policy.work import Generate
 
 LEAVE_SHARE = 0.25
 """Share of finished rows at which the batch is compacted; copying the cache costs about one step."""
@@ -42,16 +43,6 @@ class Row:
     finish: FinishReason | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DecodeRequest:
-    """A prompt, one seed per sample, and the views of its images by digest."""
-
-    sequence: TokenSequence
-    seeds: tuple[int, ...]
-    sampling: Sampling
-    views: dict[str, View]
-
-
 class Decoder:
     """A loaded model with its feature cache. For one thread."""
 
@@ -70,7 +61,7 @@ class Decoder:
     @torch.inference_mode()
     def generate(
         self,
-        requests: Sequence[DecodeRequest],
+        requests: Sequence[Generate],
         *,
         on_finished: Callable[[int, list[Row]], None],
         cancelled: Callable[[int], bool],
@@ -129,7 +120,7 @@ class Decoder:
                 results.append([0.0, *logprobs.tolist()])
         return results
 
-    def _prefill(self, requests: Sequence[DecodeRequest]) -> _State:
+    def _prefill(self, requests: Sequence[Generate]) -> _State:
         """State of all rows after their prompts; equal prompts, as of a group's samples, are computed once."""
         places: dict[TokenSequence, int] = {}
         owner = [places.setdefault(request.sequence, len(places)) for request in requests for _ in request.seeds]

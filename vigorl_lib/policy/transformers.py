@@ -1,19 +1,20 @@
 """The embedded policy engine: transformers behind the Policy protocol.
 
 Requests are checked, rendered and their images decoded off the event loop (`vigorl_lib.policy.intake`), then handed
-to the worker thread that owns the model (`vigorl_lib.policy.worker`) and batches whatever waits. Throughput on a
-large GPU is not this engine's aim.
+to the worker that owns the model and batches whatever waits (`vigorl_lib.policy.worker`), as a rule in a process of
+its own. Throughput on a large GPU is not this engine's aim.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
 
 from vigorl_lib.domain.trajectory import Segment
-from vigorl_lib.models.loading import LoadedModel, load_model
-from vigorl_lib.models.weights import assign_weights, fetch_weights, wanted_weights
+from vigorl_lib.models.loading import describe
 from vigorl_lib.policy.base import (
     Generation,
     PolicyInfo,
@@ -24,37 +25,37 @@ from vigorl_lib.policy.base import (
     stream_whole,
 )
 from vigorl_lib.policy.config import PolicyConfig
-from vigorl_lib.policy.decoding import DecodeRequest
-from vigorl_lib.policy.intake import Intake, with_logprobs
+from vigorl_lib.policy.intake import Intake, Prepared, with_logprobs
 from vigorl_lib.policy.metrics import PolicyMetrics
-from vigorl_lib.policy.worker import EngineWorker, GenerateWork, Load, LoadWork, ScoreWork
+from vigorl_lib.policy.work import Generate, LoadedWeights, LoadWeights, Score, Work, Worker
+from vigorl_lib.policy.worker_process import WorkerProcess
 
 
 class TransformersPolicy:
-    """Policy on a loaded model. `open` is the usual way to get one; `close` ends its thread."""
+    """Policy on a worker. `open` is the usual way to get one; `close` ends its worker."""
 
-    def __init__(self, loaded: LoadedModel, config: PolicyConfig, *, version: int = 0) -> None:
-        text_config = loaded.model.config.get_text_config()
+    def __init__(self, worker: Worker, config: PolicyConfig) -> None:
+        checkpoint = worker.checkpoint
         self._intake = Intake(
             config,
-            loaded.renderer,
-            loaded.family,
-            vocabulary=text_config.vocab_size,
-            trained_context=text_config.max_position_embeddings,
+            checkpoint.renderer,
+            checkpoint.family,
+            vocabulary=checkpoint.vocabulary,
+            trained_context=checkpoint.trained_context,
         )
-        self._worker = EngineWorker(loaded, config, version=version)
+        self._worker = worker
         self._metrics = PolicyMetrics(config.name)
-        self._metrics.version(version)
+        self._metrics.version(worker.version)
 
     @classmethod
     def open(cls, config: PolicyConfig) -> TransformersPolicy:
-        """Load the checkpoint and, with a weights root, the version that `CURRENT` names. Blocks."""
-        loaded = load_model(config.model, dtype=config.dtype, device=config.device, max_pixels=config.max_image_pixels)
-        version = 0
-        if config.weights_root and (current := wanted_weights(config.weights_root)) is not None:
-            version = current.version
-            assign_weights(loaded.model, fetch_weights(current.uri))
-        return cls(loaded, config, version=version)
+        """Start a process that loads the checkpoint and, with a weights root, the version that `CURRENT` names. Blocks.
+
+        Raises PolicyError (CHECKPOINT_…, WEIGHTS_…, ENGINE_FAILED), StorageError.
+        """
+        # A wrong folder is found by two small files, without a process.
+        describe(config.model)
+        return cls(WorkerProcess(config), config)
 
     async def generate(
         self,
@@ -69,10 +70,14 @@ class TransformersPolicy:
         self._intake.check(seeds, sampling)
         asked = time.monotonic()
         with self._metrics.in_flight(len(seeds)):
-            prepared, sampling = await asyncio.to_thread(self._intake.to_generate, prompt, sampling)
-            work = GenerateWork(DecodeRequest(prepared.sequence, tuple(seeds), sampling, prepared.views))
-            self._worker.submit(work)
-            result = await asyncio.wrap_future(work.future)
+
+            def submit(work: Future[Any]) -> Prepared:
+                prepared, possible = self._intake.to_generate(prompt, sampling)
+                order = Generate(prepared.sequence, tuple(seeds), possible, prepared.views)
+                self._worker.submit(Work(order, work))
+                return prepared
+
+            prepared, result = await self._done(submit)
         for completion in result.completions:
             self._metrics.answered(completion, result.started - asked)
         self._metrics.prompt(len(prepared.sequence), 0)
@@ -99,10 +104,13 @@ class TransformersPolicy:
 
     async def score(self, prompt: Sequence[Segment], *, min_policy_version: int = 0, request_id: str = "") -> Scored:
         self._intake.check_version(min_policy_version, self._worker.version)
-        prepared = await asyncio.to_thread(self._intake.to_score, prompt)
-        work = ScoreWork(prepared.sequence, prepared.views)
-        self._worker.submit(work)
-        result = await asyncio.wrap_future(work.future)
+
+        def submit(future: Future[Any]) -> Prepared:
+            prepared = self._intake.to_score(prompt)
+            self._worker.submit(Work(Score(prepared.sequence, prepared.views), future))
+            return prepared
+
+        prepared, result = await self._done(submit)
         return Scored(with_logprobs(prepared.segments, result.logprobs), self._intake.info(result.version))
 
     async def info(self) -> PolicyInfo:
@@ -120,18 +128,23 @@ class TransformersPolicy:
         self._intake.check_update(version, run_id, self._worker.version)
         if version > self._worker.version:
             version, uri = await asyncio.to_thread(self._intake.wanted, version, uri)
-            work = LoadWork(version, await asyncio.to_thread(fetch_weights, uri))
-            begin = time.monotonic()
+            work = Work(LoadWeights(version, uri))
             self._worker.submit(work)
-            self._metrics.version(await asyncio.wrap_future(work.future))
-            self._metrics.updated(time.monotonic() - begin)
+            loaded: LoadedWeights = await asyncio.wrap_future(work.future)
+            self._metrics.version(loaded.version)
+            self._metrics.updated(loaded.seconds)
         return await self.info()
-
-    @property
-    def load(self) -> Load:
-        """How busy the engine is now."""
-        return self._worker.load
 
     async def close(self) -> None:
         """Finish the batch in flight, refuse what waits, end the thread."""
         await asyncio.to_thread(self._worker.stop)
+
+    async def _done(self, submit: Callable[[Future[Any]], Prepared]) -> tuple[Prepared, Any]:
+        """What `submit` has prepared and submitted, off the event loop, and the answer to it."""
+        future: Future[Any] = Future()
+        try:
+            prepared = await asyncio.to_thread(submit, future)
+            return prepared, await asyncio.wrap_future(future)
+        finally:
+            # A caller that leaves takes its work along; once there is an answer this does nothing.
+            future.cancel()

@@ -9,8 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from vigorl_lib.models.loading import CONFIG, describe, load_tokenizer, local_fo
 from vigorl_lib.models.weights import shapes_of, wanted_weights
 from vigorl_lib.policy.base import MAX_TOP_LOGPROBS
 from vigorl_lib.policy.config import PolicyConfig
+from vigorl_lib.policy.progress import loading_progress
 from vigorl_lib.policy.vllm_plugin import OURS, install
 from vigorl_lib.policy.vllm_weights import FetchedWeights, check_fits, fetch
 
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PROGRESS_EVERY_S = 5.0
 SHUTDOWN_S = 8.0
 """What the engine's processes get to end by themselves."""
 CPU_BLOCK_SIZE = 32
@@ -107,7 +105,7 @@ def launch(config: PolicyConfig) -> LaunchedEngine:
 
     Raises PolicyError (CHECKPOINT_…, TIED_EMBEDDINGS, WEIGHTS_MISMATCH, ENGINE_FAILED, ENGINE_MISSING), StorageError.
     """
-    with ExitStack() as stack, _progress(config):
+    with ExitStack() as stack, loading_progress(config):
         checkpoint = stack.enter_context(local_folder(config.model, weights=True))
         values = read_json(str(checkpoint), CONFIG)
         text = values.get("text_config") or {}
@@ -233,22 +231,3 @@ def _merged(checkpoint: Path, weights: Path) -> Iterator[Path]:
         for path in weights.glob("*.safetensors"):
             (folder / path.name).symlink_to(path.resolve())
         yield folder
-
-
-@contextmanager
-def _progress(config: PolicyConfig) -> Iterator[None]:
-    """A line every few seconds, since loading and compiling take from seconds to many minutes."""
-    begin, ended = time.monotonic(), threading.Event()
-
-    def report() -> None:
-        while not ended.wait(PROGRESS_EVERY_S):
-            log.info("policy %s: vLLM loads %s, %.0f s", config.name, config.model, time.monotonic() - begin)
-
-    thread = threading.Thread(target=report, name="vllm-progress", daemon=True)
-    thread.start()
-    try:
-        yield
-        log.info("policy %s: vLLM is ready after %.1f s", config.name, time.monotonic() - begin)
-    finally:
-        ended.set()
-        thread.join()

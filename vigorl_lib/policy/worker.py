@@ -1,9 +1,9 @@
 """The thread that owns a model: takes what waits, runs it as one batch, answers each request when it is done.
 
-Requests come in as prepared work and go out through futures; a future that its caller cancelled is dropped at the
-next token. New weights are loaded between batches, before anything that still waits, so what is in flight
-finishes on the version that it began with. Preparing requests is `vigorl_lib.policy.transformers`, the arithmetic
-is `vigorl_lib.policy.decoding`.
+Orders come in as `vigorl_lib.policy.work` and are answered through futures; one that its caller cancelled is dropped
+at the next token. New weights are fetched beside the batches and loaded between two of them, before anything that
+still waits, so what is in flight finishes on the version that it began with. Preparing requests is
+`vigorl_lib.policy.transformers`, the arithmetic is `vigorl_lib.policy.decoding`.
 """
 
 from __future__ import annotations
@@ -12,69 +12,39 @@ import logging
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future, InvalidStateError
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, set_num_threads
 
 from vigorl_lib.errors import PolicyError, VigorlError
-from vigorl_lib.models.inputs import TokenSequence
-from vigorl_lib.models.loading import LoadedModel
-from vigorl_lib.models.pixels import View
-from vigorl_lib.models.weights import assign_weights
+from vigorl_lib.models.loading import LoadedModel, load_model
+from vigorl_lib.models.weights import assign_weights, fetch_weights, wanted_weights
 from vigorl_lib.policy.base import Completion, FinishReason
 from vigorl_lib.policy.config import PolicyConfig
-from vigorl_lib.policy.decoding import Decoder, DecodeRequest, Row
+from vigorl_lib.policy.decoding import Decoder, Row
+from vigorl_lib.policy.work import (
+    Checkpoint,
+    Generate,
+    Generated,
+    LoadedWeights,
+    LoadWeights,
+    Score,
+    ScoredTokens,
+    Work,
+)
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class GenerateResult:
-    """Completions in the order of the seeds; `started` and `finished` are `time.monotonic` seconds."""
+class _Loading:
+    """Weights that have come from storage, at a time of `time.monotonic`."""
 
-    completions: tuple[Completion, ...]
-    started: float
-    finished: float
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreResult:
-    """One log-probability per token, and the version of the weights that gave them."""
-
-    logprobs: list[float]
-    version: int
-
-
-@dataclass(slots=True, eq=False)
-class GenerateWork:
-    request: DecodeRequest
-    future: Future[GenerateResult] = field(default_factory=Future)
-
-    @property
-    def rows(self) -> int:
-        return len(self.request.seeds)
-
-
-@dataclass(slots=True, eq=False)
-class ScoreWork:
-    sequence: TokenSequence
-    views: dict[str, View]
-    future: Future[ScoreResult] = field(default_factory=Future)
-
-    @property
-    def rows(self) -> int:
-        return 1
-
-
-@dataclass(slots=True, eq=False)
-class LoadWork:
-    """`future` resolves to the version that is loaded afterwards."""
-
+    work: Work
     version: int
     tensors: dict[str, Tensor]
-    future: Future[int] = field(default_factory=Future)
+    since: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +58,35 @@ class Load:
 class EngineWorker:
     """Runs one loaded model in a thread of its own, from construction until `stop`."""
 
-    def __init__(self, loaded: LoadedModel, config: PolicyConfig, *, version: int) -> None:
+    def __init__(self, loaded: LoadedModel, config: PolicyConfig, *, version: int = 0) -> None:
+        text_config = loaded.model.config.get_text_config()
+        self.checkpoint = Checkpoint(
+            loaded.renderer, loaded.family, text_config.vocab_size, text_config.max_position_embeddings
+        )
         self._loaded = loaded
         self._config = config
         self._decoder = Decoder(loaded, feature_cache_bytes=config.feature_cache_bytes)
         self._version = version
-        self._queue: deque[GenerateWork | ScoreWork] = deque()
-        self._loads: deque[LoadWork] = deque()
+        self._queue: deque[tuple[Work, Generate | Score]] = deque()
+        self._loads: deque[_Loading] = deque()
         self._wake = threading.Condition()
         self._running = 0
         self._closing = False
         self._thread = threading.Thread(target=self._run, name=f"policy-{config.name}", daemon=True)
         self._thread.start()
+
+    @classmethod
+    def open(cls, config: PolicyConfig) -> EngineWorker:
+        """Load the checkpoint and, with a weights root, the version that `CURRENT` names. Blocks.
+
+        Raises PolicyError (CHECKPOINT_…, WEIGHTS_…), StorageError.
+        """
+        loaded = load_model(config.model, dtype=config.dtype, device=config.device, max_pixels=config.max_image_pixels)
+        version = 0
+        if config.weights_root and (current := wanted_weights(config.weights_root)) is not None:
+            version = current.version
+            assign_weights(loaded.model, fetch_weights(current.uri))
+        return cls(loaded, config, version=version)
 
     @property
     def version(self) -> int:
@@ -113,18 +100,19 @@ class EngineWorker:
     @property
     def load(self) -> Load:
         with self._wake:
-            return Load(sum(work.rows for work in self._queue), self._running)
+            return Load(sum(order.rows for _, order in self._queue), self._running)
 
-    def submit(self, work: GenerateWork | ScoreWork | LoadWork) -> None:
-        """Queue some work. Raises PolicyError (ENGINE_CLOSED, OVERLOADED)."""
+    def submit(self, work: Work) -> None:
+        """See `Worker.submit`."""
         with self._wake:
             if self._closing:
                 raise self._closed()
-            if isinstance(work, LoadWork):
-                self._loads.append(work)
-            else:
-                self._admit(work)
-            self._wake.notify()
+            match work.order:
+                case LoadWeights() as order:
+                    threading.Thread(target=self._fetch, args=(work, order), daemon=True).start()
+                case order:
+                    self._admit(work, order)
+                    self._wake.notify()
 
     def stop(self) -> None:
         """Finish the batch in flight, refuse what waits, end the thread. Blocks."""
@@ -133,15 +121,29 @@ class EngineWorker:
             self._wake.notify()
         self._thread.join()
 
-    def _admit(self, work: GenerateWork | ScoreWork) -> None:
-        waiting = sum(other.rows for other in self._queue)
-        if waiting + work.rows > self._config.max_queued:
+    def _admit(self, work: Work, order: Generate | Score) -> None:
+        waiting = sum(other.rows for _, other in self._queue)
+        if waiting + order.rows > self._config.max_queued:
             raise PolicyError(
                 f"policy {self._config.name} has {waiting} samples waiting; try again later",
                 reason="OVERLOADED",
                 infrastructure=True,
             )
-        self._queue.append(work)
+        self._queue.append((work, order))
+
+    def _fetch(self, work: Work, order: LoadWeights) -> None:
+        """Runs in a thread of its own, for storage may be slow."""
+        try:
+            tensors = fetch_weights(order.uri) if order.version > self._version else {}
+        except Exception as error:  # noqa: BLE001 - told to the caller
+            work.fail(self._translated(error))
+            return
+        with self._wake:
+            if not self._closing:
+                self._loads.append(_Loading(work, order.version, tensors, time.monotonic()))
+                self._wake.notify()
+                return
+        work.fail(self._closed())
 
     def _run(self) -> None:
         if self._loaded.model.device.type == "cpu":
@@ -154,80 +156,82 @@ class EngineWorker:
                 loads = list(self._loads)
                 self._loads.clear()
                 batch = self._take_batch()
-                self._running = sum(work.rows for work in batch)
+                self._running = sum(order.rows for _, order in batch)
             for load in loads:
                 self._load_weights(load)
-            if generations := [work for work in batch if isinstance(work, GenerateWork)]:
+            if generations := [(work, order) for work, order in batch if isinstance(order, Generate)]:
                 self._generate(generations)
-            if scores := [work for work in batch if isinstance(work, ScoreWork)]:
+            if scores := [(work, order) for work, order in batch if isinstance(order, Score)]:
                 self._score(scores)
             # Those that were cancelled or failed have not been counted down.
             self._running = 0
-        for work in (*self._queue, *self._loads):
-            _fail(work.future, self._closed())
+        for work in [*(work for work, _ in self._queue), *(load.work for load in self._loads)]:
+            work.fail(self._closed())
 
-    def _take_batch(self) -> list[GenerateWork | ScoreWork]:
-        batch: list[GenerateWork | ScoreWork] = []
+    def _take_batch(self) -> list[tuple[Work, Generate | Score]]:
+        batch: list[tuple[Work, Generate | Score]] = []
         rows = 0
         while self._queue:
-            work = self._queue[0]
+            work, order = self._queue[0]
             if not work.future.cancelled():
-                rows += work.rows
+                rows += order.rows
                 if batch and rows > self._config.max_batch:
                     break
-                batch.append(work)
+                batch.append((work, order))
             self._queue.popleft()
         return batch
 
-    def _load_weights(self, load: LoadWork) -> None:
+    def _load_weights(self, load: _Loading) -> None:
         if load.version > self._version:
             try:
                 assign_weights(self._loaded.model, load.tensors)
             except Exception as error:  # noqa: BLE001 - told to the caller; the old weights go on serving
-                _fail(load.future, self._translated(error))
+                load.work.fail(self._translated(error))
                 return
             self._decoder.weights_changed()
             self._version = load.version
         # Otherwise two callers told of one version, or a newer one overtook it on the way from storage.
-        _resolve(load.future, self._version)
+        load.work.resolve(LoadedWeights(self._version, time.monotonic() - load.since))
 
-    def _generate(self, batch: list[GenerateWork]) -> None:
+    def _generate(self, batch: Sequence[tuple[Work, Generate]]) -> None:
         started, version = time.monotonic(), self._version
+        works = [work for work, _ in batch]
 
         def finished(index: int, rows: list[Row]) -> None:
             completions = tuple(self._completion(row, version) for row in rows)
             self._running -= len(rows)
-            _resolve(batch[index].future, GenerateResult(completions, started, time.monotonic()))
+            works[index].resolve(Generated(completions, started, time.monotonic()))
 
         try:
             self._decoder.generate(
-                [work.request for work in batch],
+                [order for _, order in batch],
                 on_finished=finished,
-                cancelled=lambda index: batch[index].future.cancelled(),
+                cancelled=lambda index: works[index].future.cancelled(),
             )
         except Exception as error:  # noqa: BLE001 - told to every caller of the batch; the thread must live on
-            self._fail_all(batch, error)
+            self._fail_all(works, error)
 
-    def _score(self, batch: list[ScoreWork]) -> None:
-        views = {digest: view for work in batch for digest, view in work.views.items()}
+    def _score(self, batch: Sequence[tuple[Work, Score]]) -> None:
+        works = [work for work, _ in batch]
+        views = {digest: view for _, order in batch for digest, view in order.views.items()}
         try:
-            results = self._decoder.score([work.sequence for work in batch], views)
+            results = self._decoder.score([order.sequence for _, order in batch], views)
         except Exception as error:  # noqa: BLE001 - told to every caller of the batch; the thread must live on
-            self._fail_all(batch, error)
+            self._fail_all(works, error)
             return
-        for work, logprobs in zip(batch, results, strict=True):
+        for work, logprobs in zip(works, results, strict=True):
             self._running -= 1
-            _resolve(work.future, ScoreResult(logprobs, self._version))
+            work.resolve(ScoredTokens(logprobs, self._version))
 
     def _completion(self, row: Row, version: int) -> Completion:
         reason = row.finish or FinishReason.ABORTED
         text = self._decoder.stops.text(row.token_ids, row.sampling.stop, reason)
         return Completion(text, tuple(row.token_ids), tuple(row.logprobs), reason, version, tuple(row.top_logprobs))
 
-    def _fail_all(self, batch: list[GenerateWork] | list[ScoreWork], error: Exception) -> None:
+    def _fail_all(self, works: Sequence[Work], error: Exception) -> None:
         failure = self._translated(error)
-        for work in batch:
-            _fail(work.future, failure)
+        for work in works:
+            work.fail(failure)
 
     def _translated(self, error: Exception) -> VigorlError:
         if isinstance(error, VigorlError):
@@ -241,17 +245,3 @@ class EngineWorker:
 
     def _closed(self) -> PolicyError:
         return PolicyError(f"policy {self._config.name} is shutting down", reason="ENGINE_CLOSED", infrastructure=True)
-
-
-def _resolve(future: Future[Any], value: object) -> None:
-    try:
-        future.set_result(value)
-    except InvalidStateError:
-        log.debug("a caller left before its result")
-
-
-def _fail(future: Future[Any], error: Exception) -> None:
-    try:
-        future.set_exception(error)
-    except InvalidStateError:
-        log.debug("a caller left before its error")

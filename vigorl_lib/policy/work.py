@@ -1,0 +1,134 @@
+"""What the embedded engine is asked to do, and what it answers: plain data, and no torch.
+
+`Worker` is who does it: `vigorl_lib.policy.worker` in a thread of this process, `vigorl_lib.policy.worker_process` in
+a process of its own.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from vigorl_lib.models.chat import ChatRenderer
+from vigorl_lib.models.families import Family
+from vigorl_lib.models.inputs import TokenSequence
+from vigorl_lib.models.pixels import View
+from vigorl_lib.policy.base import Completion, Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What whoever prepares requests has to know of a loaded model; `trained_context` in tokens."""
+
+    renderer: ChatRenderer
+    family: Family
+    vocabulary: int
+    trained_context: int
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """A prompt, one seed per sample, and the views of its images by digest."""
+
+    sequence: TokenSequence
+    seeds: tuple[int, ...]
+    sampling: Sampling
+    views: dict[str, View]
+
+    @property
+    def rows(self) -> int:
+        return len(self.seeds)
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """Completions in the order of the seeds; `started` and `finished` are `time.monotonic` seconds."""
+
+    completions: tuple[Completion, ...]
+    started: float
+    finished: float
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    sequence: TokenSequence
+    views: dict[str, View]
+
+    @property
+    def rows(self) -> int:
+        return 1
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredTokens:
+    """One log-probability per token, and the version of the weights that gave them."""
+
+    logprobs: list[float]
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadWeights:
+    """Weights from a committed folder in storage, under their version."""
+
+    version: int
+    uri: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedWeights:
+    """The version that is loaded afterwards, and the seconds it took from when the tensors were at hand."""
+
+    version: int
+    seconds: float
+
+
+Order = Generate | Score | LoadWeights
+Answer = Generated | ScoredTokens | LoadedWeights
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """An order, and where its answer goes. Whoever cancels the future gets the order dropped at the next token."""
+
+    order: Order
+    future: Future[Any] = field(default_factory=Future)
+
+    def resolve(self, answer: Answer) -> None:
+        """Answer a caller, who may have left."""
+        with suppress(InvalidStateError):
+            self.future.set_result(answer)
+
+    def fail(self, error: Exception) -> None:
+        """Tell a caller of an error, who may have left."""
+        with suppress(InvalidStateError):
+            self.future.set_exception(error)
+
+
+class Worker(Protocol):
+    """Runs one loaded model, from construction until `stop`. Safe to use from several threads."""
+
+    @property
+    def checkpoint(self) -> Checkpoint: ...
+
+    @property
+    def version(self) -> int:
+        """Version of the weights that the next batch will run on."""
+        ...
+
+    @property
+    def alive(self) -> bool: ...
+
+    def submit(self, work: Work) -> None:
+        """Queue some work.
+
+        Its future, or this call, raises PolicyError (OVERLOADED, ENGINE_CLOSED, ENGINE_FAILED) and, for weights, what
+        `fetch_weights` and `assign_weights` raise.
+        """
+        ...
+
+    def stop(self) -> None:
+        """Finish the batch in flight, refuse what waits, end. Blocks."""
+        ...
