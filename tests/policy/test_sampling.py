@@ -25,7 +25,7 @@ def sampler_of(samplings: list[Sampling], seeds: Iterable[int], *, forbidden: tu
 def draw_many(logits: list[float], sampling: Sampling, count: int, forbidden: tuple[int, ...] = ()) -> np.ndarray:
     """Frequencies of `count` draws from one distribution, each with a seed of its own."""
     sampler = sampler_of([sampling] * count, range(count), forbidden=forbidden)
-    tokens = sampler.draw(torch.tensor(logits).expand(count, -1), 0).tokens
+    tokens = sampler.draw(torch.tensor(logits).expand(count, -1)).tokens
     return np.bincount(tokens.numpy(), minlength=len(logits)) / count
 
 
@@ -55,7 +55,7 @@ def test_a_forbidden_token_is_never_drawn_even_if_it_is_all_but_certain() -> Non
 def test_logprobs_are_taken_after_temperature_and_before_any_cut() -> None:
     logits = torch.tensor([[0.3, 2.0, -1.0]])
     sampler = sampler_of([Sampling(temperature=0.5, top_k=1, max_tokens=1)], [0], forbidden=(0,))
-    drawn = sampler.draw(logits, 0)
+    drawn = sampler.draw(logits)
     token, logprob = drawn.tokens, drawn.logprobs
     assert token.item() == 1
     assert logprob.item() == pytest.approx(torch.log_softmax(logits / 0.5, -1)[0, 1].item())
@@ -80,14 +80,42 @@ def test_a_row_draws_the_same_alone_as_among_others(rows: list[tuple[int, float,
         if step == 2:
             together.keep(torch.tensor([chosen]))
         own = logits[step, chosen : chosen + 1]
-        tokens = together.draw(own if step >= 2 else logits[step], step).tokens
-        token = alone.draw(own, step).tokens
+        tokens = together.draw(own if step >= 2 else logits[step]).tokens
+        token = alone.draw(own).tokens
         assert tokens[0 if step >= 2 else chosen] == token[0]
+
+
+settings_of_a_row = st.builds(
+    Sampling,
+    temperature=st.sampled_from([0.0, 0.7]),
+    top_p=st.sampled_from([0.8, 1.0]),
+    max_tokens=st.integers(4, 9),
+    repetition_penalty=st.sampled_from([1.0, 1.5]),
+    frequency_penalty=st.sampled_from([0.0, 0.5]),
+    top_logprobs=st.sampled_from([0, 2]),
+)
+
+
+@given(st.lists(settings_of_a_row, min_size=2, max_size=2))
+@settings(max_examples=40, deadline=None)
+def test_a_row_that_joins_others_half_way_draws_as_it_would_alone(samplings: list[Sampling]) -> None:
+    logits = torch.randn(8, 2, 11, generator=torch.Generator().manual_seed(2))
+    first, second, alone = (sampler_of([samplings[row]], [row]) for row in (0, 1, 1))
+    for step in range(4):
+        first.draw(logits[step, :1])
+    first.join(second)
+    for step in range(4):
+        # What joins begins with its own first number, the other row goes on, here beyond its last.
+        together = first.draw(logits[4 + step])
+        expected = alone.draw(logits[4 + step, 1:])
+        assert together.tokens[1] == expected.tokens[0]
+        assert together.logprobs[1] == expected.logprobs[0]
+        assert together.top(1)[: samplings[1].top_logprobs] == expected.top(0)
 
 
 def test_one_row_draws_anew_at_every_step() -> None:
     sampler = sampler_of([Sampling(max_tokens=200)], [7], forbidden=())
-    drawn = {sampler.draw(torch.zeros(1, 1000), step).tokens.item() for step in range(200)}
+    drawn = {sampler.draw(torch.zeros(1, 1000)).tokens.item() for _ in range(200)}
     assert len(drawn) > 150
 
 
@@ -101,18 +129,18 @@ def test_penalties_count_prompt_and_completion_as_their_definitions_say() -> Non
     sampling = Sampling(temperature=0.0, repetition_penalty=2.0, frequency_penalty=0.6, max_tokens=4)
     sampler = RowSampler([sampling], [0], [[0]], forbidden=(), vocabulary=4, device=CPU)
     logits = torch.tensor([[3.0, 2.0, 1.9, -5.0]])
-    first = sampler.draw(logits, 0)
+    first = sampler.draw(logits)
     assert first.tokens.item() == 1  # 3.0 / 2 < 2.0
     assert first.logprobs.item() == pytest.approx(torch.log_softmax(logits, -1)[0, 1].item())
-    assert sampler.draw(logits, 1).tokens.item() == 2  # 2.0 / 2 - 0.6 < 1.9
-    assert sampler.draw(logits, 2).tokens.item() == 0  # 1.9 / 2 - 0.6 < 1.5
-    assert sampler.draw(logits, 3).tokens.item() == 0  # 3.0 / 2 - 0.6 > 0.4
+    assert sampler.draw(logits).tokens.item() == 2  # 2.0 / 2 - 0.6 < 1.9
+    assert sampler.draw(logits).tokens.item() == 0  # 1.9 / 2 - 0.6 < 1.5
+    assert sampler.draw(logits).tokens.item() == 0  # 3.0 / 2 - 0.6 > 0.4
 
 
 def test_the_likeliest_tokens_are_reported_at_each_place() -> None:
     sampler = sampler_of([Sampling(top_logprobs=2, max_tokens=1)], [0])
     logits = torch.tensor([[0.0, 2.0, 1.0]])
     expected = torch.log_softmax(logits, -1)[0]
-    top = sampler.draw(logits, 0).top(0)
+    top = sampler.draw(logits).top(0)
     assert [token for token, _ in top] == [1, 2]
     assert [p for _, p in top] == pytest.approx(expected[[1, 2]].tolist())

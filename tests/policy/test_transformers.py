@@ -226,6 +226,43 @@ async def test_cancelling_frees_the_engine_at_once(policy: TransformersPolicy) -
     assert len(result.completions) == 1
 
 
+@pytest.mark.parametrize("late", range(4))
+async def test_a_request_joins_those_in_flight_and_changes_none_of_them(policy: TransformersPolicy, late: int) -> None:
+    """Longer and shorter prompts than those in the batch, with and without images."""
+    prompts = conversations()
+    long = replace(LONG, max_tokens=300)
+    others = [p for i, p in enumerate(prompts) if i != late]
+    alone = [await policy.generate(p, seeds=[7, 8], sampling=long) for p in others]
+    own = await policy.generate(prompts[late], seeds=[1, 2], sampling=SAMPLED)
+    running = [asyncio.create_task(policy.generate(p, seeds=[7, 8], sampling=long)) for p in others]
+    await until_running(policy)
+    joined = await policy.generate(prompts[late], seeds=[1, 2], sampling=SAMPLED)
+    assert not any(task.done() for task in running), "nobody waits for the longest answer of others"
+    together = await asyncio.gather(*running)
+    for expected, found in zip([own, *alone], [joined, *together], strict=True):
+        for first, second in zip(expected.completions, found.completions, strict=True):
+            same(first, second)
+    assert policy._worker._decoder.rows == 0
+
+
+async def test_a_request_that_fails_to_join_fails_alone(
+    policy: TransformersPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = asyncio.create_task(policy.generate(conversations()[0], seeds=[0, 1], sampling=LONG))
+    await until_running(policy)
+
+    def out_of_memory(*_: object) -> None:
+        raise MemoryError("of the accelerator")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(policy._worker._decoder, "_forward", out_of_memory)
+        with pytest.raises(PolicyError) as caught:
+            await policy.generate(conversations()[1], seeds=[0], sampling=SAMPLED)
+    assert caught.value.reason == "ENGINE_FAILED"
+    assert not running.done()
+    assert len((await running).completions) == 2
+
+
 async def test_more_than_may_wait_is_refused_as_overload(config: PolicyConfig) -> None:
     small = config.model_copy(update={"max_batch": 2, "max_queued": 4})
     policy = await asyncio.to_thread(open_embedded, small)

@@ -1,19 +1,22 @@
-"""One batch through a model: prefill the prompts, decode all samples together, score given tokens.
+"""A batch through a model: prompts are prefilled and join it, all its samples advance token by token, those that are
+done leave; and scores of given tokens.
 
-Prompts of different lengths and with different images are padded on the left and share one KV cache; the samples
-of one prompt share its prefill. Rows that are finished leave the batch once they are a good part of it. This
-module knows neither asyncio nor queues: `vigorl_lib.policy.transformers` drives it from its worker thread.
+Rows of different lengths and with different images are padded on the left and share one KV cache; the samples of one
+prompt share its prefill. Rows that are finished leave the batch once they are a good part of it, or when others join.
+This module knows neither asyncio nor queues: `vigorl_lib.policy.worker` drives it from its thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from vigorl_lib.models.features import FeatureCache, encoder_outputs
 from vigorl_lib.models.inputs import Batch, TokenSequence, collate
@@ -31,20 +34,35 @@ SCORE_TOKENS_PER_PASS = 8_192
 """Padded tokens that are scored together; bounds the memory of their logits."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Row:
-    """One sample in the making. `request` is the index of its prompt in the batch."""
+    """One sample in the making."""
 
-    request: int
-    sampling: Sampling
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     top_logprobs: list[TopLogprobs] = field(default_factory=list)
     finish: FinishReason | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """The samples of one order, in the order of its seeds."""
+
+    order: Generate
+    rows: tuple[Row, ...]
+
+    @property
+    def done(self) -> bool:
+        return all(row.finish for row in self.rows)
+
+    def abort(self) -> None:
+        """Its rows leave the batch with those that are done."""
+        for row in self.rows:
+            row.finish = row.finish or FinishReason.ABORTED
+
+
 class Decoder:
-    """A loaded model with its feature cache. For one thread."""
+    """A loaded model with its feature cache and the batch that it works on. For one thread."""
 
     def __init__(self, loaded: LoadedModel, *, feature_cache_bytes: int) -> None:
         self._model: Any = loaded.model
@@ -52,59 +70,58 @@ class Decoder:
         self._renderer = loaded.renderer
         self._resize = loaded.resize
         self._features = FeatureCache(max_bytes=feature_cache_bytes)
+        self._batch: _Batch | None = None
         self.stops = StopDetector(loaded.renderer)
 
     def weights_changed(self) -> None:
-        """Forget what the old weights computed."""
+        """Forget what the old weights computed; the batch must be empty."""
         self._features.clear()
 
-    @torch.inference_mode()
-    def generate(
-        self,
-        requests: Sequence[Generate],
-        *,
-        on_finished: Callable[[int, list[Row]], None],
-        cancelled: Callable[[int], bool],
-    ) -> None:
-        """Sample every request to its end; `on_finished` gets a request's rows as soon as all are done.
+    @property
+    def rows(self) -> int:
+        """Samples in the batch that go on."""
+        return 0 if self._batch is None else sum(row.finish is None for _, row in self._batch.rows)
 
-        A request for which `cancelled` turns true is dropped at the next token and not reported.
-        """
-        rows = [Row(index, request.sampling) for index, request in enumerate(requests) for _ in request.seeds]
-        waiting = [[row for row in rows if row.request == index] for index in range(len(requests))]
-        state = self._prefill(requests)
-        sampler = RowSampler(
-            [row.sampling for row in rows],
-            [seed for request in requests for seed in request.seeds],
-            [request.sequence.token_ids for request in requests for _ in request.seeds],
-            forbidden=self._renderer.forbidden,
-            vocabulary=state.logits.shape[-1],
-            device=state.logits.device,
-        )
-        step = 0
-        while True:
-            drawn = sampler.draw(state.logits, step)
-            tokens = drawn.tokens
-            step += 1
-            for position, (token, logprob) in enumerate(zip(tokens.tolist(), drawn.logprobs.tolist(), strict=True)):
-                self._append(rows[position], token, logprob, drawn.top(position))
-            for index, own in enumerate(waiting):
-                if own and cancelled(index):
-                    for row in own:
-                        row.finish = row.finish or FinishReason.ABORTED
-                    waiting[index] = []
-                elif own and all(row.finish for row in own):
-                    on_finished(index, own)
-                    waiting[index] = []
-            alive = [position for position, row in enumerate(rows) if row.finish is None]
-            if not alive:
-                return
-            if len(rows) - len(alive) >= LEAVE_SHARE * len(rows):
-                chosen = torch.tensor(alive, device=tokens.device)
-                rows, tokens = [rows[position] for position in alive], tokens[chosen]
-                sampler.keep(chosen)
-                state.keep(chosen)
-            self._advance(state, tokens)
+    @property
+    def joinable(self) -> bool:
+        """Whether others may join the batch now: layers that keep a window of the past alone cannot be padded."""
+        return self._batch is None or self._batch.whole_past
+
+    def clear(self) -> None:
+        """Drop the batch."""
+        self._batch = None
+
+    @torch.inference_mode()
+    def join(self, orders: Sequence[Generate]) -> list[Group]:
+        """Prefill some orders and put their samples into the batch. Whatever it raises, the batch is as it was."""
+        groups = [Group(order, tuple(Row() for _ in order.seeds)) for order in orders]
+        joining = self._prefill(groups)
+        if self._batch is None or not self._batch.leave(share=0.0):
+            self._batch = joining
+        else:
+            self._batch.join(joining)
+        return groups
+
+    @torch.inference_mode()
+    def step(self) -> list[Group]:
+        """One token for every sample of the batch; the groups that it completes, all of whose rows are finished."""
+        batch = self._batch
+        if batch is None:
+            return []
+        drawn = batch.sampler.draw(batch.logits)
+        completed: list[Group] = []
+        for position, (token, logprob) in enumerate(zip(drawn.tokens.tolist(), drawn.logprobs.tolist(), strict=True)):
+            group, row = batch.rows[position]
+            if row.finish is None:
+                self._append(group.order.sampling, row, token, logprob, drawn.top(position))
+                if row.finish and group.done:
+                    completed.append(group)
+        batch.tokens = drawn.tokens
+        if batch.leave(share=LEAVE_SHARE):
+            self._advance(batch)
+        else:
+            self._batch = None
+        return completed
 
     @torch.inference_mode()
     def score(self, sequences: Sequence[TokenSequence], views: dict[str, View]) -> list[list[float]]:
@@ -120,19 +137,31 @@ class Decoder:
                 results.append([0.0, *logprobs.tolist()])
         return results
 
-    def _prefill(self, requests: Sequence[Generate]) -> _State:
-        """State of all rows after their prompts; equal prompts, as of a group's samples, are computed once."""
+    def _prefill(self, groups: Sequence[Group]) -> _Batch:
+        """A batch of its own after its prompts; equal prompts, as of a group's samples, are computed once."""
+        orders = [group.order for group in groups]
         places: dict[TokenSequence, int] = {}
-        owner = [places.setdefault(request.sequence, len(places)) for request in requests for _ in request.seeds]
-        sequences = list(places)
-        batch = self._collate(sequences, "left")
+        owner = [places.setdefault(order.sequence, len(places)) for order in orders for _ in order.seeds]
+        collated = self._collate(list(places), "left")
         cache = DynamicCache(config=self._model.config.get_text_config())
-        views = {digest: view for request in requests for digest, view in request.views.items()}
-        hidden = self._forward(batch, views, cache)
-        state = _State(self._model.lm_head(hidden[:, -1]), cache, batch.attention_mask, batch.next_positions)
-        if len(owner) > len(sequences):
-            state.keep(torch.tensor(owner, device=hidden.device))
-        return state
+        views = {digest: view for order in orders for digest, view in order.views.items()}
+        hidden = self._forward(collated, views, cache)
+        logits = self._model.lm_head(hidden[:, -1])
+        sampler = RowSampler(
+            [order.sampling for order in orders for _ in order.seeds],
+            [seed for order in orders for seed in order.seeds],
+            [order.sequence.token_ids for order in orders for _ in order.seeds],
+            forbidden=self._renderer.forbidden,
+            vocabulary=logits.shape[-1],
+            device=logits.device,
+        )
+        rows = [(group, row) for group in groups for row in group.rows]
+        mask, positions = collated.attention_mask, collated.next_positions
+        if len(owner) > len(places):
+            chosen = torch.tensor(owner, device=hidden.device)
+            cache.batch_select_indices(chosen)
+            logits, mask, positions = logits[chosen], mask[chosen], positions[chosen]
+        return _Batch(rows, sampler, cache, logits, mask, positions)
 
     def _collate(self, sequences: Sequence[TokenSequence], side: Literal["left", "right"]) -> Batch:
         batch = collate(
@@ -157,41 +186,92 @@ class Decoder:
         hidden: Tensor = output.last_hidden_state
         return hidden
 
-    def _append(self, row: Row, token: int, logprob: float, top: TopLogprobs) -> None:
-        if row.finish is not None:
-            return
+    def _append(self, sampling: Sampling, row: Row, token: int, logprob: float, top: TopLogprobs) -> None:
         row.token_ids.append(token)
         row.logprobs.append(logprob)
-        if row.sampling.top_logprobs:
-            row.top_logprobs.append(top[: row.sampling.top_logprobs])
-        row.finish = self.stops.finished(row.token_ids, row.sampling)
+        if sampling.top_logprobs:
+            row.top_logprobs.append(top[: sampling.top_logprobs])
+        row.finish = self.stops.finished(row.token_ids, sampling)
 
-    def _advance(self, state: _State, tokens: Tensor) -> None:
-        """Feed one token per row. Rows that are done but still in the batch go on unread."""
-        state.mask = torch.cat([state.mask, state.mask.new_ones(len(tokens), 1)], dim=1)
+    def _advance(self, batch: _Batch) -> None:
+        """Feed each row its last token. Rows that are done but still in the batch go on unread."""
+        batch.mask = pad(batch.mask, (0, 1), value=1)
         output = self._model.model.language_model(
-            input_ids=tokens[:, None],
-            attention_mask=state.mask,
-            position_ids=state.positions[None, :, None].expand(3, -1, -1),
-            past_key_values=state.cache,
+            input_ids=batch.tokens[:, None],
+            attention_mask=batch.mask,
+            position_ids=batch.positions[None, :, None].expand(3, -1, -1),
+            past_key_values=batch.cache,
             use_cache=True,
         )
-        state.positions = state.positions + 1
-        state.logits = self._model.lm_head(output.last_hidden_state[:, -1])
+        batch.positions = batch.positions + 1
+        batch.logits = self._model.lm_head(output.last_hidden_state[:, -1])
 
 
 @dataclass(slots=True)
-class _State:
-    """R rows in decoding: logits [R, V], cache, attention mask [R, seen], next positions [R]."""
+class _Batch:
+    """R rows in decoding: KV cache of L places, next logits [R, V], mask [R, L], next positions [R], tokens [R]."""
 
-    logits: Tensor
+    rows: list[tuple[Group, Row]]
+    sampler: RowSampler
     cache: DynamicCache
+    logits: Tensor
     mask: Tensor
     positions: Tensor
+    tokens: Tensor = field(init=False)
 
-    def keep(self, rows: Tensor) -> None:
-        self.cache.batch_select_indices(rows)
-        self.logits, self.mask, self.positions = self.logits[rows], self.mask[rows], self.positions[rows]
+    def __post_init__(self) -> None:
+        self.tokens = torch.zeros_like(self.positions)
+
+    @property
+    def whole_past(self) -> bool:
+        return all(type(layer) is DynamicLayer for layer in self._layers)
+
+    @property
+    def _layers(self) -> list[Any]:
+        return self.cache.layers
+
+    def leave(self, *, share: float) -> bool:
+        """Drop the rows that are done, if they are at least this share of the batch; whether others are left."""
+        alive = [position for position, (_, row) in enumerate(self.rows) if row.finish is None]
+        leaving = len(self.rows) - len(alive)
+        if alive and leaving and leaving >= share * len(self.rows):
+            self._keep(alive)
+        return bool(alive)
+
+    def join(self, other: _Batch) -> None:
+        """Take over another batch's rows, behind the own ones. Whatever it raises, this one is as it was."""
+        places = max(self.mask.shape[1], other.mask.shape[1])
+        layers = list(zip(self._layers, other._layers, strict=True))
+        keys = [_stacked(own.keys, new.keys, places) for own, new in layers]
+        values = [_stacked(own.values, new.values, places) for own, new in layers]
+        mask = torch.cat([pad(mask, (places - mask.shape[1], 0)) for mask in (self.mask, other.mask)])
+        logits = torch.cat([self.logits, other.logits])
+        positions = torch.cat([self.positions, other.positions])
+        tokens = torch.cat([self.tokens, other.tokens])
+        self.sampler.join(other.sampler)
+        self.rows, self.mask, self.logits = self.rows + other.rows, mask, logits
+        self.positions, self.tokens = positions, tokens
+        for (own, _), key, value in zip(layers, keys, values, strict=True):
+            own.keys, own.values = key, value
+
+    def _keep(self, alive: list[int]) -> None:
+        chosen = torch.tensor(alive, device=self.logits.device)
+        self.rows = [self.rows[position] for position in alive]
+        self.sampler.keep(chosen)
+        self.cache.batch_select_indices(chosen)
+        self.logits, self.mask, self.positions = self.logits[chosen], self.mask[chosen], self.positions[chosen]
+        self.tokens = self.tokens[chosen]
+        # The longest rows may have left: places that nobody uses any more go too.
+        unused = int((self.mask.cumsum(1) == 0).all(0).sum())
+        if unused and self.whole_past:
+            self.mask = self.mask[:, unused:]
+            for layer in self._layers:
+                layer.keys, layer.values = layer.keys[:, :, unused:], layer.values[:, :, unused:]
+
+
+def _stacked(own: Tensor, new: Tensor, places: int) -> Tensor:
+    """Keys or values [R, heads, L, width] of two batches as one, padded on the left to so many places."""
+    return torch.cat([pad(one, (0, 0, places - one.shape[2], 0)) for one in (own, new)])
 
 
 def _groups(sequences: Sequence[TokenSequence], max_tokens: int) -> list[list[TokenSequence]]:

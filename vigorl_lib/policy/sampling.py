@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from vigorl_lib.policy.base import Sampling, TopLogprobs
 
@@ -37,7 +38,7 @@ class Drawn:
 
 
 class RowSampler:
-    """Sampling state of R rows; `keep` drops rows in step with the batch. `prompts` are the rows' prompt tokens."""
+    """Sampling state of R rows; `keep` and `join` go in step with the batch. `prompts` are the rows' prompt tokens."""
 
     def __init__(
         self,
@@ -52,11 +53,12 @@ class RowSampler:
         longest = max(sampling.max_tokens for sampling in samplings)
         uniforms = np.stack([np.random.default_rng(seed).random(longest) for seed in seeds])
 
-        def column(values: list[float], dtype: torch.dtype) -> Tensor:
+        def column(values: Sequence[float], dtype: torch.dtype) -> Tensor:
             return torch.tensor(values, device=device, dtype=dtype)[:, None]
 
         self._rows = {
             "uniform": torch.from_numpy(uniforms).to(device),
+            "drawn": column([0] * len(seeds), torch.long),
             "temperature": column([s.temperature or 1.0 for s in samplings], torch.float32),
             "greedy": column([s.temperature == 0.0 for s in samplings], torch.bool),
             "top_p": column([s.top_p for s in samplings], torch.float64),
@@ -79,8 +81,19 @@ class RowSampler:
         self._rows = {name: values[rows] for name, values in self._rows.items()}
         self._scan_options()
 
-    def draw(self, logits: Tensor, step: int) -> Drawn:
-        """Draw number `step` of every row, from logits [R, V]."""
+    def join(self, other: RowSampler) -> None:
+        """Take over another sampler's rows, behind the own ones."""
+        rows: dict[str, Tensor] = {}
+        for name in self._rows | other._rows:
+            own, new = self._values(name, like=other), other._values(name, like=self)
+            width = max(own.shape[1], new.shape[1])
+            rows[name] = torch.cat([pad(values, (0, width - values.shape[1])) for values in (own, new)])
+        self._rows = rows
+        self._top = max(self._top, other._top)
+        self._scan_options()
+
+    def draw(self, logits: Tensor) -> Drawn:
+        """The next token of every row, from logits [R, V]."""
         temperature = self._rows["temperature"]
         logprobs = torch.log_softmax(logits.float() / temperature, dim=-1)
         penalised = "counts" in self._rows
@@ -90,18 +103,31 @@ class RowSampler:
         if self._all_greedy:
             tokens = allowed.argmax(-1)
         else:
-            tokens = self._invert(allowed, self._rows["uniform"][:, step])
+            tokens = self._invert(allowed, self._uniforms())
             if self._any_greedy:
                 tokens = torch.where(self._rows["greedy"][:, 0], allowed.argmax(-1), tokens)
         if penalised:
             ones = torch.ones_like(tokens[:, None], dtype=torch.float32)
             self._rows["counts"].scatter_add_(-1, tokens[:, None], ones)
             self._rows["seen"].scatter_(-1, tokens[:, None], True)
+        self._rows["drawn"] += 1
         chosen = logprobs.gather(-1, tokens[:, None])[:, 0]
         if not self._top:
             return Drawn(tokens, chosen, [], [])
         best = logprobs.topk(min(self._top, logprobs.shape[-1]), dim=-1)
         return Drawn(tokens, chosen, best.indices.tolist(), best.values.tolist())
+
+    def _values(self, name: str, *, like: RowSampler) -> Tensor:
+        """The own rows' values, or, where only the other sampler has penalties, those that mean none."""
+        if (values := self._rows.get(name)) is not None:
+            return values
+        shape = (len(self._rows["drawn"]), like._rows[name].shape[1])
+        return like._rows[name].new_full(shape, 1 if name == "repetition" else 0)
+
+    def _uniforms(self) -> Tensor:
+        """Each row's number for its next draw; a row that is done may be beyond its last."""
+        uniforms = self._rows["uniform"]
+        return uniforms.gather(1, self._rows["drawn"].clamp(max=uniforms.shape[1] - 1))[:, 0]
 
     def _penalised(self, logits: Tensor) -> Tensor:
         factor = self._rows["repetition"]

@@ -1,9 +1,10 @@
-"""The thread that owns a model: takes what waits, runs it as one batch, answers each request when it is done.
+"""The thread that owns a model: takes what waits into its batch, answers each request when it is done.
 
 Orders come in as `vigorl_lib.policy.work` and are answered through futures; one that its caller cancelled is dropped
-at the next token. New weights are fetched beside the batches and loaded between two of them, before anything that
-still waits, so what is in flight finishes on the version that it began with. Preparing requests is
-`vigorl_lib.policy.transformers`, the arithmetic is `vigorl_lib.policy.decoding`.
+at the next token. They join a batch that is under way, so that nobody waits for the longest answer of others. New
+weights are fetched beside the batch and loaded when it has emptied, before anything that still waits, so what is in
+flight finishes on the version that it began with. Preparing requests is `vigorl_lib.policy.transformers`, the
+arithmetic is `vigorl_lib.policy.decoding`.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from torch import Tensor, set_num_threads
 from vigorl_lib.errors import PolicyError, VigorlError
 from vigorl_lib.models.loading import LoadedModel, load_model
 from vigorl_lib.models.weights import assign_weights, fetch_weights, wanted_weights
-from vigorl_lib.policy.base import Completion, FinishReason
+from vigorl_lib.policy.base import Completion, FinishReason, Sampling
 from vigorl_lib.policy.config import PolicyConfig
-from vigorl_lib.policy.decoding import Decoder, Row
+from vigorl_lib.policy.decoding import Decoder, Group, Row
 from vigorl_lib.policy.work import (
     Checkpoint,
     Generate,
@@ -35,6 +36,20 @@ from vigorl_lib.policy.work import (
 )
 
 log = logging.getLogger(__name__)
+
+
+JOIN_SHARE = 0.25
+"""Orders join a batch under way once they have this share of its samples: a prefill holds all of those up."""
+JOIN_STEPS = 8
+"""... or once they have waited for this many of its tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Making:
+    """An order in the batch since a time of `time.monotonic`."""
+
+    work: Work
+    started: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +85,8 @@ class EngineWorker:
         self._queue: deque[tuple[Work, Generate | Score]] = deque()
         self._loads: deque[_Loading] = deque()
         self._wake = threading.Condition()
-        self._running = 0
+        self._making: dict[Group, _Making] = {}
+        self._steps_waited = 0
         self._closing = False
         self._thread = threading.Thread(target=self._run, name=f"policy-{config.name}", daemon=True)
         self._thread.start()
@@ -100,7 +116,7 @@ class EngineWorker:
     @property
     def load(self) -> Load:
         with self._wake:
-            return Load(sum(order.rows for _, order in self._queue), self._running)
+            return Load(sum(order.rows for _, order in self._queue), self._decoder.rows)
 
     def submit(self, work: Work) -> None:
         """See `Worker.submit`."""
@@ -150,36 +166,55 @@ class EngineWorker:
             set_num_threads(self._config.threads)
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._queue or self._loads or self._closing)
-                if self._closing:
+                self._wake.wait_for(lambda: self._making or self._queue or self._loads or self._closing)
+                if self._closing and not self._making:
                     break
-                loads = list(self._loads)
-                self._loads.clear()
-                batch = self._take_batch()
-                self._running = sum(order.rows for _, order in batch)
+                loads = self._take_loads()
+                taken = self._take()
             for load in loads:
                 self._load_weights(load)
-            if generations := [(work, order) for work, order in batch if isinstance(order, Generate)]:
-                self._generate(generations)
-            if scores := [(work, order) for work, order in batch if isinstance(order, Score)]:
+            if orders := [(work, order) for work, order in taken if isinstance(order, Generate)]:
+                self._join(orders)
+            if scores := [(work, order) for work, order in taken if isinstance(order, Score)]:
                 self._score(scores)
-            # Those that were cancelled or failed have not been counted down.
-            self._running = 0
+            if self._making:
+                self._step()
         for work in [*(work for work, _ in self._queue), *(load.work for load in self._loads)]:
             work.fail(self._closed())
 
-    def _take_batch(self) -> list[tuple[Work, Generate | Score]]:
-        batch: list[tuple[Work, Generate | Score]] = []
-        rows = 0
+    def _take_loads(self) -> list[_Loading]:
+        """New weights, as soon as nothing is in flight."""
+        if self._making:
+            return []
+        loads = list(self._loads)
+        self._loads.clear()
+        return loads
+
+    def _take(self) -> list[tuple[Work, Generate | Score]]:
+        """What joins now: in its order, as much as fits."""
+        if self._closing or self._loads or not self._may_join():
+            return []
+        taken: list[tuple[Work, Generate | Score]] = []
+        rows = self._decoder.rows
         while self._queue:
             work, order = self._queue[0]
             if not work.future.cancelled():
-                rows += order.rows
-                if batch and rows > self._config.max_batch:
+                if rows and rows + order.rows > self._config.max_batch:
                     break
-                batch.append((work, order))
+                rows += order.rows
+                taken.append((work, order))
             self._queue.popleft()
-        return batch
+        if taken:
+            self._steps_waited = 0
+        return taken
+
+    def _may_join(self) -> bool:
+        rows = self._decoder.rows
+        if not rows:
+            return True
+        waiting = sum(order.rows for _, order in self._queue)
+        late = self._steps_waited >= JOIN_STEPS
+        return bool(waiting) and self._decoder.joinable and (late or waiting >= JOIN_SHARE * rows)
 
     def _load_weights(self, load: _Loading) -> None:
         if load.version > self._version:
@@ -193,23 +228,35 @@ class EngineWorker:
         # Otherwise two callers told of one version, or a newer one overtook it on the way from storage.
         load.work.resolve(LoadedWeights(self._version, time.monotonic() - load.since))
 
-    def _generate(self, batch: Sequence[tuple[Work, Generate]]) -> None:
-        started, version = time.monotonic(), self._version
-        works = [work for work, _ in batch]
-
-        def finished(index: int, rows: list[Row]) -> None:
-            completions = tuple(self._completion(row, version) for row in rows)
-            self._running -= len(rows)
-            works[index].resolve(Generated(completions, started, time.monotonic()))
-
+    def _join(self, taken: Sequence[tuple[Work, Generate]]) -> None:
+        started = time.monotonic()
         try:
-            self._decoder.generate(
-                [order for _, order in batch],
-                on_finished=finished,
-                cancelled=lambda index: works[index].future.cancelled(),
-            )
+            groups = self._decoder.join([order for _, order in taken])
+        except Exception as error:  # noqa: BLE001 - told to those who were to join; the others go on
+            self._fail_all([work for work, _ in taken], error)
+            return
+        for group, (work, _) in zip(groups, taken, strict=True):
+            self._making[group] = _Making(work, started)
+
+    def _step(self) -> None:
+        try:
+            completed = self._decoder.step()
         except Exception as error:  # noqa: BLE001 - told to every caller of the batch; the thread must live on
-            self._fail_all(works, error)
+            self._decoder.clear()
+            self._fail_all([making.work for making in self._making.values()], error)
+            self._making.clear()
+            return
+        for group in completed:
+            making = self._making.pop(group)
+            completions = tuple(self._completion(group.order.sampling, row) for row in group.rows)
+            making.work.resolve(Generated(completions, making.started, time.monotonic()))
+        for group in [group for group, making in self._making.items() if making.work.future.cancelled()]:
+            del self._making[group]
+            group.abort()
+        if not self._making:
+            self._decoder.clear()
+        if self._queue:
+            self._steps_waited += 1
 
     def _score(self, batch: Sequence[tuple[Work, Score]]) -> None:
         works = [work for work, _ in batch]
@@ -220,13 +267,13 @@ class EngineWorker:
             self._fail_all(works, error)
             return
         for work, logprobs in zip(works, results, strict=True):
-            self._running -= 1
             work.resolve(ScoredTokens(logprobs, self._version))
 
-    def _completion(self, row: Row, version: int) -> Completion:
+    def _completion(self, sampling: Sampling, row: Row) -> Completion:
         reason = row.finish or FinishReason.ABORTED
-        text = self._decoder.stops.text(row.token_ids, row.sampling.stop, reason)
-        return Completion(text, tuple(row.token_ids), tuple(row.logprobs), reason, version, tuple(row.top_logprobs))
+        text = self._decoder.stops.text(row.token_ids, sampling.stop, reason)
+        ids, logprobs = tuple(row.token_ids), tuple(row.logprobs)
+        return Completion(text, ids, logprobs, reason, self._version, tuple(row.top_logprobs))
 
     def _fail_all(self, works: Sequence[Work], error: Exception) -> None:
         failure = self._translated(error)
