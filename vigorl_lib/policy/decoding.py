@@ -15,14 +15,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from vigorl_lib.models.features import FeatureCache, encoder_outputs
 from vigorl_lib.models.inputs import Batch, TokenSequence, collate
 from vigorl_lib.models.loading import LoadedModel
 from vigorl_lib.models.pixels import View
 from vigorl_lib.policy.base import FinishReason, Sampling, TopLogprobs
+from vigorl_lib.policy.kv_cache import KeyValueCache
 from vigorl_lib.policy.sampling import RowSampler
 from vigorl_lib.policy.stops import StopDetector
 from vigorl_lib.policy.work import Generate
@@ -82,11 +81,6 @@ class Decoder:
         """Samples in the batch that go on."""
         return 0 if self._batch is None else sum(row.finish is None for _, row in self._batch.rows)
 
-    @property
-    def joinable(self) -> bool:
-        """Whether others may join the batch now: layers that keep a window of the past alone cannot be padded."""
-        return self._batch is None or self._batch.whole_past
-
     def clear(self) -> None:
         """Drop the batch."""
         self._batch = None
@@ -143,7 +137,7 @@ class Decoder:
         places: dict[TokenSequence, int] = {}
         owner = [places.setdefault(order.sequence, len(places)) for order in orders for _ in order.seeds]
         collated = self._collate(list(places), "left")
-        cache = DynamicCache(config=self._model.config.get_text_config())
+        cache = KeyValueCache()
         views = {digest: view for order in orders for digest, view in order.views.items()}
         hidden = self._forward(collated, views, cache)
         logits = self._model.lm_head(hidden[:, -1])
@@ -159,7 +153,7 @@ class Decoder:
         mask, positions = collated.attention_mask, collated.next_positions
         if len(owner) > len(places):
             chosen = torch.tensor(owner, device=hidden.device)
-            cache.batch_select_indices(chosen)
+            cache.keep(chosen)
             logits, mask, positions = logits[chosen], mask[chosen], positions[chosen]
         return _Batch(rows, sampler, cache, logits, mask, positions)
 
@@ -172,7 +166,7 @@ class Decoder:
         )
         return batch.to(self._model.device)
 
-    def _forward(self, batch: Batch, views: dict[str, View], cache: DynamicCache | None) -> Tensor:
+    def _forward(self, batch: Batch, views: dict[str, View], cache: KeyValueCache | None) -> Tensor:
         """Last hidden states [B, L, width] of whole sequences."""
         features = self._features.get(self._model, batch.images, views, self._processor)
         output = self._model.model(
@@ -213,7 +207,7 @@ class _Batch:
 
     rows: list[tuple[Group, Row]]
     sampler: RowSampler
-    cache: DynamicCache
+    cache: KeyValueCache
     logits: Tensor
     mask: Tensor
     positions: Tensor
@@ -221,14 +215,6 @@ class _Batch:
 
     def __post_init__(self) -> None:
         self.tokens = torch.zeros_like(self.positions)
-
-    @property
-    def whole_past(self) -> bool:
-        return all(type(layer) is DynamicLayer for layer in self._layers)
-
-    @property
-    def _layers(self) -> list[Any]:
-        return self.cache.layers
 
     def leave(self, *, share: float) -> bool:
         """Drop the rows that are done, if they are at least this share of the batch; whether others are left."""
@@ -241,37 +227,26 @@ class _Batch:
     def join(self, other: _Batch) -> None:
         """Take over another batch's rows, behind the own ones. Whatever it raises, this one is as it was."""
         places = max(self.mask.shape[1], other.mask.shape[1])
-        layers = list(zip(self._layers, other._layers, strict=True))
-        keys = [_stacked(own.keys, new.keys, places) for own, new in layers]
-        values = [_stacked(own.values, new.values, places) for own, new in layers]
         mask = torch.cat([pad(mask, (places - mask.shape[1], 0)) for mask in (self.mask, other.mask)])
         logits = torch.cat([self.logits, other.logits])
         positions = torch.cat([self.positions, other.positions])
         tokens = torch.cat([self.tokens, other.tokens])
         self.sampler.join(other.sampler)
+        self.cache.join(other.cache)
         self.rows, self.mask, self.logits = self.rows + other.rows, mask, logits
         self.positions, self.tokens = positions, tokens
-        for (own, _), key, value in zip(layers, keys, values, strict=True):
-            own.keys, own.values = key, value
 
     def _keep(self, alive: list[int]) -> None:
         chosen = torch.tensor(alive, device=self.logits.device)
         self.rows = [self.rows[position] for position in alive]
         self.sampler.keep(chosen)
-        self.cache.batch_select_indices(chosen)
-        self.logits, self.mask, self.positions = self.logits[chosen], self.mask[chosen], self.positions[chosen]
+        self.logits, self.positions = self.logits[chosen], self.positions[chosen]
         self.tokens = self.tokens[chosen]
+        mask = self.mask[chosen]
         # The longest rows may have left: places that nobody uses any more go too.
-        unused = int((self.mask.cumsum(1) == 0).all(0).sum())
-        if unused and self.whole_past:
-            self.mask = self.mask[:, unused:]
-            for layer in self._layers:
-                layer.keys, layer.values = layer.keys[:, :, unused:], layer.values[:, :, unused:]
-
-
-def _stacked(own: Tensor, new: Tensor, places: int) -> Tensor:
-    """Keys or values [R, heads, L, width] of two batches as one, padded on the left to so many places."""
-    return torch.cat([pad(one, (0, 0, places - one.shape[2], 0)) for one in (own, new)])
+        unused = int((mask.cumsum(1) == 0).all(0).sum())
+        self.cache.keep(chosen, unused=unused)
+        self.mask = mask[:, unused:]
 
 
 def _groups(sequences: Sequence[TokenSequence], max_tokens: int) -> list[list[TokenSequence]]:

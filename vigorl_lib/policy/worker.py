@@ -38,9 +38,10 @@ from vigorl_lib.policy.work import (
 log = logging.getLogger(__name__)
 
 
-JOIN_SHARE = 0.25
-"""Orders join a batch under way once they have this share of its samples: a prefill holds all of those up."""
-JOIN_STEPS = 8
+JOIN_SHARE = 0.5
+"""Orders join a batch under way once they have this share of its samples. A prefill holds up all of those, and padding
+to the longest of them costs at every token."""
+JOIN_STEPS = 32
 """... or once they have waited for this many of its tokens."""
 
 
@@ -214,7 +215,7 @@ class EngineWorker:
             return True
         waiting = sum(order.rows for _, order in self._queue)
         late = self._steps_waited >= JOIN_STEPS
-        return bool(waiting) and self._decoder.joinable and (late or waiting >= JOIN_SHARE * rows)
+        return bool(waiting) and (late or waiting >= JOIN_SHARE * rows)
 
     def _load_weights(self, load: _Loading) -> None:
         if load.version > self._version:

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 29), "MALLOC_TRIM_THRESHOLD_": str(1 << 29)}
+"""Unless the process's surroundings say otherwise. A KV cache is copied at every step; by default glibc gives each copy
+back to the system and fetches fresh pages for the next one."""
+
 STOP_S = 30.0
 """What the process gets to finish the batch in flight when it is told to stop, seconds."""
 
@@ -73,7 +77,9 @@ class WorkerProcess:
         self._ended = False
         # Not as a main module, whose classes would be others than those that come over the pipe.
         command = [sys.executable, "-c", f"from {__name__} import main; main()"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT | os.environ
+        )
         self._orders = cast(IO[bytes], self._process.stdin)
         self._answers = cast(IO[bytes], self._process.stdout)
         try:
