@@ -19,7 +19,7 @@ from vigorl_lib.models.inputs import TokenSequence, collate
 from vigorl_lib.models.loading import LoadedModel, load_model
 from vigorl_lib.models.pixels import ViewCache, to_patches
 from vigorl_lib.models.weights import write_weights
-from vigorl_lib.policy.base import Completion, FinishReason, Generation, Sampling
+from vigorl_lib.policy.base import Completion, FinishReason, Generation, PolicyState, Sampling
 from vigorl_lib.policy.config import PolicyConfig
 from vigorl_lib.policy.transformers import TransformersPolicy
 from vigorl_lib.storage import commit
@@ -261,6 +261,37 @@ async def test_a_request_that_fails_to_join_fails_alone(
     assert caught.value.reason == "ENGINE_FAILED"
     assert not running.done()
     assert len((await running).completions) == 2
+
+
+async def test_new_weights_wait_for_what_is_in_flight_and_what_comes_waits_for_them(
+    policy: TransformersPolicy, config: PolicyConfig, tmp_path: Path
+) -> None:
+    uri = publish(tmp_path, 2, config)
+    running = asyncio.create_task(policy.generate(conversations()[0], seeds=[0, 1], sampling=LONG))
+    await until_running(policy)
+    assert await policy.state() is PolicyState.SERVING
+    update = asyncio.create_task(policy.update_weights(version=2, uri=uri, run_id="run-1"))
+    async with asyncio.timeout(10):
+        while await policy.state() is not PolicyState.UPDATING:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.001)
+    assert not running.done()
+    later = await policy.generate(conversations()[0], seeds=[0], sampling=SAMPLED)
+    assert running.done()
+    assert {completion.policy_version for completion in (await running).completions} == {0}
+    assert later.completions[0].policy_version == (await update).version == 2
+    assert await policy.state() is PolicyState.SERVING
+
+
+async def test_a_worker_that_breaks_is_a_failed_engine(
+    policy: TransformersPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(policy._worker, "_step", lambda: 1 / 0)
+    for reason in ("ENGINE_FAILED", "ENGINE_CLOSED"):
+        with pytest.raises(PolicyError) as caught:
+            await policy.generate(conversations()[0], seeds=[0], sampling=SAMPLED)
+        assert caught.value.reason == reason
+        policy._worker._thread.join()
+    assert await policy.state() is PolicyState.FAILED
 
 
 async def test_more_than_may_wait_is_refused_as_overload(config: PolicyConfig) -> None:

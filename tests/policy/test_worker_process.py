@@ -136,6 +136,26 @@ async def test_stopping_finishes_what_is_in_flight(config: PolicyConfig) -> None
     assert caught.value.reason == "ENGINE_CLOSED"
 
 
+async def test_a_process_that_hangs_does_not_answer_and_is_killed_by_the_end(
+    config: PolicyConfig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vigorl_lib.policy.worker_process.STOP_S", 0.5)
+    policy = await asyncio.to_thread(TransformersPolicy.open, config)
+    assert await policy.state() is PolicyState.SERVING
+    process = policy._worker._process
+    os.kill(process.pid, signal.SIGSTOP)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(policy.state(), 0.5)
+    # More than the pipe holds, so that those who write wait too.
+    waiting = [asyncio.create_task(policy.generate(zoomed(), seeds=[0], sampling=SAMPLED)) for _ in range(16)]
+    await asyncio.sleep(0.5)
+    await asyncio.wait_for(policy.close(), 10)
+    assert process.returncode == -signal.SIGKILL
+    assert "did not stop within" in caplog.text
+    results = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 5)
+    assert {getattr(result, "reason", None) for result in results} <= {"ENGINE_FAILED", "ENGINE_CLOSED"}
+
+
 async def test_kill_9_of_the_process_is_told_to_whoever_waits_and_whoever_comes(
     config: PolicyConfig, caplog: pytest.LogCaptureFixture
 ) -> None:

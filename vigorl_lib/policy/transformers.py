@@ -8,12 +8,14 @@ its own. Throughput on a large GPU is not this engine's aim.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from vigorl_lib.domain.trajectory import Segment
+from vigorl_lib.errors import PolicyError
 from vigorl_lib.models.loading import describe
 from vigorl_lib.policy.base import (
     Generation,
@@ -27,8 +29,10 @@ from vigorl_lib.policy.base import (
 from vigorl_lib.policy.config import PolicyConfig
 from vigorl_lib.policy.intake import Intake, Prepared, with_logprobs
 from vigorl_lib.policy.metrics import PolicyMetrics
-from vigorl_lib.policy.work import Generate, LoadedWeights, LoadWeights, Score, Work, Worker
+from vigorl_lib.policy.work import Alive, Ask, Generate, LoadedWeights, LoadWeights, Score, Work, Worker
 from vigorl_lib.policy.worker_process import WorkerProcess
+
+log = logging.getLogger(__name__)
 
 
 class TransformersPolicy:
@@ -44,6 +48,7 @@ class TransformersPolicy:
             trained_context=checkpoint.trained_context,
         )
         self._worker = worker
+        self._name = config.name
         self._metrics = PolicyMetrics(config.name)
         self._metrics.version(worker.version)
 
@@ -117,7 +122,15 @@ class TransformersPolicy:
         return self._intake.info(self._worker.version)
 
     async def state(self) -> PolicyState:
-        return PolicyState.SERVING if self._worker.alive else PolicyState.FAILED
+        """Asked of the process that has the model."""
+        work = Work(Ask())
+        try:
+            await asyncio.to_thread(self._worker.submit, work)
+            alive: Alive = await asyncio.wrap_future(work.future)
+        except PolicyError as error:
+            log.error("the engine of policy %s does not answer: %s", self._name, error.message)
+            return PolicyState.FAILED
+        return PolicyState.UPDATING if alive.updating else PolicyState.SERVING
 
     async def update_weights(self, *, version: int, uri: str, run_id: str) -> PolicyInfo:
         """As the protocol says; the version that is loaded already changes nothing, an older one is refused.
@@ -137,7 +150,9 @@ class TransformersPolicy:
 
     async def close(self) -> None:
         """Finish the batch in flight, refuse what waits, end the thread."""
-        await asyncio.to_thread(self._worker.stop)
+        # Not one of the loop's own threads, which all wait where the engine hangs and takes no more orders.
+        with ThreadPoolExecutor(1) as ending:
+            await asyncio.get_running_loop().run_in_executor(ending, self._worker.stop)
 
     async def _done(self, submit: Callable[[Future[Any]], Prepared]) -> tuple[Prepared, Any]:
         """What `submit` has prepared and submitted, off the event loop, and the answer to it."""

@@ -85,8 +85,20 @@ class LoadedWeights:
     seconds: float
 
 
-Order = Generate | Score | LoadWeights
-Answer = Generated | ScoredTokens | LoadedWeights
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Whether the engine is there: answered at once, for a single step of a large model may take minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """`updating` while new weights wait for what is in flight, and what comes waits for them."""
+
+    updating: bool
+
+
+Order = Generate | Score | LoadWeights | Ask
+Answer = Generated | ScoredTokens | LoadedWeights | Alive
 
 
 @dataclass(slots=True, eq=False)
@@ -117,9 +129,6 @@ class Worker(Protocol):
     def version(self) -> int:
         """Version of the weights that the next batch will run on."""
         ...
-
-    @property
-    def alive(self) -> bool: ...
 
     def submit(self, work: Work) -> None:
         """Queue some work.

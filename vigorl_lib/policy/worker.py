@@ -25,6 +25,8 @@ from vigorl_lib.policy.base import Completion, FinishReason, Sampling
 from vigorl_lib.policy.config import PolicyConfig
 from vigorl_lib.policy.decoding import Decoder, Group, Row
 from vigorl_lib.policy.work import (
+    Alive,
+    Ask,
     Checkpoint,
     Generate,
     Generated,
@@ -89,7 +91,7 @@ class EngineWorker:
         self._making: dict[Group, _Making] = {}
         self._steps_waited = 0
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name=f"policy-{config.name}", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=f"policy-{config.name}", daemon=True)
         self._thread.start()
 
     @classmethod
@@ -111,10 +113,6 @@ class EngineWorker:
         return self._version
 
     @property
-    def alive(self) -> bool:
-        return self._thread.is_alive()
-
-    @property
     def load(self) -> Load:
         with self._wake:
             return Load(sum(order.rows for _, order in self._queue), self._decoder.rows)
@@ -127,9 +125,11 @@ class EngineWorker:
             match work.order:
                 case LoadWeights() as order:
                     threading.Thread(target=self._fetch, args=(work, order), daemon=True).start()
+                case Ask():
+                    work.resolve(Alive(updating=bool(self._loads)))
                 case order:
                     self._admit(work, order)
-                    self._wake.notify()
+            self._wake.notify()
 
     def stop(self) -> None:
         """Finish the batch in flight, refuse what waits, end the thread. Blocks."""
@@ -162,6 +162,18 @@ class EngineWorker:
                 return
         work.fail(self._closed())
 
+    def _work(self) -> None:
+        failure: VigorlError = self._closed()
+        try:
+            self._run()
+        except Exception as error:  # noqa: BLE001 - a fault of ours: whoever waits, or asks later, hears of the end
+            failure = self._translated(error)
+        with self._wake:
+            self._closing = True
+        making = [making.work for making in self._making.values()]
+        for work in [*making, *(work for work, _ in self._queue), *(load.work for load in self._loads)]:
+            work.fail(failure)
+
     def _run(self) -> None:
         if self._loaded.model.device.type == "cpu":
             set_num_threads(self._config.threads)
@@ -180,8 +192,6 @@ class EngineWorker:
                 self._score(scores)
             if self._making:
                 self._step()
-        for work in [*(work for work, _ in self._queue), *(load.work for load in self._loads)]:
-            work.fail(self._closed())
 
     def _take_loads(self) -> list[_Loading]:
         """New weights, as soon as nothing is in flight."""

@@ -25,7 +25,7 @@ from vigorl_lib.errors import PolicyError, VigorlError
 from vigorl_lib.models.inputs import TokenSequence
 from vigorl_lib.policy.config import PolicyConfig
 from vigorl_lib.policy.progress import loading_progress
-from vigorl_lib.policy.work import Answer, Checkpoint, LoadedWeights, LoadWeights, Order, Work
+from vigorl_lib.policy.work import Answer, Ask, Checkpoint, LoadedWeights, LoadWeights, Order, Work
 from vigorl_lib.rpc.logs import setup_logging
 from vigorl_lib.rpc.loop import COLLECTOR
 
@@ -98,10 +98,6 @@ class WorkerProcess:
         """As of the last weights that the process said it has."""
         return self._version
 
-    @property
-    def alive(self) -> bool:
-        return not self._ended
-
     def submit(self, work: Work) -> None:
         """See `Worker.submit`. Blocks while the pipe is full."""
         if self._stopping:
@@ -123,18 +119,25 @@ class WorkerProcess:
         if self._stopping:
             return
         self._stopping = True
-        try:
-            self._write((0, _Stop()))
-            self._process.wait(STOP_S)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            log.warning("the engine of policy %s did not stop by itself: %s", self._name, error)
+        # In a thread: a process that hangs reads nothing, and writing to it would not return.
+        ending = threading.Thread(target=self._end, daemon=True)
+        ending.start()
+        ending.join(STOP_S)
+        if self._process.poll() is None:
+            log.warning("the engine of policy %s did not stop within %.0f s and is killed", self._name, STOP_S)
         self._kill()
         self._reader.join()
+
+    def _end(self) -> None:
+        with suppress(OSError):
+            self._write((0, _Stop()))
+        self._process.wait()
 
     def _kill(self) -> None:
         self._process.kill()
         self._process.wait()
-        with suppress(OSError):
+        # Whoever waited to write has failed by now.
+        with self._writing, suppress(OSError):
             self._orders.close()
 
     def _first_answer(self) -> _Ready:
@@ -153,6 +156,8 @@ class WorkerProcess:
     def _write(self, message: object) -> None:
         data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
         with self._writing:
+            if self._orders.closed:
+                raise BrokenPipeError
             self._orders.write(data)
             self._orders.flush()
 
@@ -199,7 +204,7 @@ class WorkerProcess:
 
 def _without_data(order: Order) -> Order:
     """Encoded images stay behind; their views go along."""
-    if isinstance(order, LoadWeights):
+    if isinstance(order, LoadWeights | Ask):
         return order
     sequence = order.sequence
     spans = tuple(replace(span, image=span.image.without_data()) for span in sequence.image_spans)
@@ -274,7 +279,7 @@ class _Child:
         try:
             return _read_one(self._orders)
         except EOFError:
-            _end()
+            _leave()
 
     def _write(self, message: object) -> None:
         data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
@@ -283,10 +288,10 @@ class _Child:
                 self._answers.write(data)
                 self._answers.flush()
         except OSError:
-            _end()
+            _leave()
 
 
-def _end() -> NoReturn:
+def _leave() -> NoReturn:
     """The parent has ended: nobody waits for anything here, whatever the other threads are at."""
     os._exit(1)
 
