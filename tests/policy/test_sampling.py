@@ -78,7 +78,7 @@ def test_a_row_draws_the_same_alone_as_among_others(rows: list[tuple[int, float,
     alone = sampler_of([samplings[chosen]], [rows[chosen][0]], forbidden=(2,))
     for step in range(4):
         if step == 2:
-            together.keep(torch.tensor([chosen]))
+            together = together.kept(torch.tensor([chosen]))
         own = logits[step, chosen : chosen + 1]
         tokens = together.draw(own if step >= 2 else logits[step]).tokens
         token = alone.draw(own).tokens
@@ -103,7 +103,7 @@ def test_a_row_that_joins_others_half_way_draws_as_it_would_alone(samplings: lis
     first, second, alone = (sampler_of([samplings[row]], [row]) for row in (0, 1, 1))
     for step in range(4):
         first.draw(logits[step, :1])
-    first.join(second)
+    first = first.joined(second)
     for step in range(4):
         # What joins begins with its own first number, the other row goes on, here beyond its last.
         together = first.draw(logits[4 + step])

@@ -21,6 +21,7 @@ from vigorl_lib.models.pixels import ViewCache, to_patches
 from vigorl_lib.models.weights import write_weights
 from vigorl_lib.policy.base import Completion, FinishReason, Generation, PolicyState, Sampling
 from vigorl_lib.policy.config import PolicyConfig
+from vigorl_lib.policy.kv_cache import KeyValueCache
 from vigorl_lib.policy.transformers import TransformersPolicy
 from vigorl_lib.storage import commit
 from vigorl_lib.storage.base import open_storage
@@ -53,7 +54,7 @@ def conversations() -> list[tuple[Segment, ...]]:
 
 async def until_running(policy: TransformersPolicy) -> None:
     async with asyncio.timeout(10):
-        while not policy._worker.load.running:  # noqa: ASYNC110 - the worker is a thread and has no event of ours
+        while not policy._worker._decoder.rows:  # noqa: ASYNC110 - the worker is a thread and has no event of ours
             await asyncio.sleep(0.001)
 
 
@@ -245,9 +246,11 @@ async def test_a_request_joins_those_in_flight_and_changes_none_of_them(policy: 
     assert policy._worker._decoder.rows == 0
 
 
+@pytest.mark.parametrize("where", ["prefill", "cache"])
 async def test_a_request_that_fails_to_join_fails_alone(
-    policy: TransformersPolicy, monkeypatch: pytest.MonkeyPatch
+    policy: TransformersPolicy, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
+    expected = await policy.generate(conversations()[0], seeds=[0, 1], sampling=LONG)
     running = asyncio.create_task(policy.generate(conversations()[0], seeds=[0, 1], sampling=LONG))
     await until_running(policy)
 
@@ -255,12 +258,16 @@ async def test_a_request_that_fails_to_join_fails_alone(
         raise MemoryError("of the accelerator")
 
     with monkeypatch.context() as patched:
-        patched.setattr(policy._worker._decoder, "_forward", out_of_memory)
+        if where == "prefill":
+            patched.setattr(policy._worker._decoder, "_forward", out_of_memory)
+        else:
+            patched.setattr(KeyValueCache, "join", out_of_memory)
         with pytest.raises(PolicyError) as caught:
             await policy.generate(conversations()[1], seeds=[0], sampling=SAMPLED)
     assert caught.value.reason == "ENGINE_FAILED"
     assert not running.done()
-    assert len((await running).completions) == 2
+    for found, other in zip((await running).completions, expected.completions, strict=True):
+        same(found, other)
 
 
 async def test_new_weights_wait_for_what_is_in_flight_and_what_comes_waits_for_them(

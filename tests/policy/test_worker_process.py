@@ -115,6 +115,25 @@ async def test_new_weights_are_read_by_the_process(
     assert after.completions[0].token_ids != before.completions[0].token_ids
 
 
+async def test_weights_that_nobody_waits_for_any_more_are_loaded_and_known(
+    policy: TransformersPolicy, config: PolicyConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "000004").mkdir()
+    write_weights(load_model(config.model).model.state_dict(), tmp_path / "000004")
+    commit.commit(open_storage(str(tmp_path)), "000004", {"version": 4})
+    running = asyncio.create_task(policy.generate((prompt(scene_image(1)),), seeds=range(16), sampling=LONG))
+    await until_taken(policy)
+    update = asyncio.create_task(policy.update_weights(version=4, uri=str(tmp_path / "000004"), run_id="run-1"))
+    async with asyncio.timeout(10):
+        while await policy.state() is not PolicyState.UPDATING:  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.001)
+    update.cancel()
+    await running
+    async with asyncio.timeout(10):
+        while (await policy.info()).version != 4:  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.01)
+
+
 async def test_a_checkpoint_that_cannot_be_read_is_told_by_the_one_who_opens(tiny_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_folder, tmp_path / "broken")
     (tmp_path / "broken" / "model.safetensors").write_bytes(b"no tensors")
@@ -149,10 +168,15 @@ async def test_a_process_that_hangs_does_not_answer_and_is_killed_by_the_end(
     # More than the pipe holds, so that those who write wait too.
     waiting = [asyncio.create_task(policy.generate(zoomed(), seeds=[0], sampling=SAMPLED)) for _ in range(16)]
     await asyncio.sleep(0.5)
+    begin = time.monotonic()
+    waiting[0].cancel()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(policy.state(), 0.5)
+    assert time.monotonic() - begin < 2.0, "neither a caller who leaves nor a check holds up the event loop"
     await asyncio.wait_for(policy.close(), 10)
     assert process.returncode == -signal.SIGKILL
     assert "did not stop within" in caplog.text
-    results = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 5)
+    results = await asyncio.wait_for(asyncio.gather(*waiting[1:], return_exceptions=True), 5)
     assert {getattr(result, "reason", None) for result in results} <= {"ENGINE_FAILED", "ENGINE_CLOSED"}
 
 

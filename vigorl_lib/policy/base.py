@@ -261,7 +261,7 @@ class TakesTransfers(Protocol):
 
 
 class Engine(Policy, Protocol):
-    """A policy that runs in this process."""
+    """A policy whose model this process runs, itself or in children of its own."""
 
     async def state(self) -> PolicyState:
         """Asked of the engine itself, which may take as long as its current step."""

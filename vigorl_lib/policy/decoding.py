@@ -97,7 +97,7 @@ class Decoder:
         return groups
 
     @torch.inference_mode()
-    def step(self) -> list[Group]:
+    def draw(self) -> list[Group]:
         """One token for every sample of the batch; the groups that it completes, all of whose rows are finished."""
         batch = self._batch
         if batch is None:
@@ -111,11 +111,17 @@ class Decoder:
                 if row.finish and group.done:
                     completed.append(group)
         batch.tokens = drawn.tokens
-        if batch.leave(share=LEAVE_SHARE):
-            self._advance(batch)
+        return completed
+
+    @torch.inference_mode()
+    def advance(self) -> None:
+        """Drop the rows that are done, feed each of the others its last token."""
+        if self._batch is None:
+            return
+        if self._batch.leave(share=LEAVE_SHARE):
+            self._advance(self._batch)
         else:
             self._batch = None
-        return completed
 
     @torch.inference_mode()
     def score(self, sequences: Sequence[TokenSequence], views: dict[str, View]) -> list[list[float]]:
@@ -217,7 +223,10 @@ class _Batch:
         self.tokens = torch.zeros_like(self.positions)
 
     def leave(self, *, share: float) -> bool:
-        """Drop the rows that are done, if they are at least this share of the batch; whether others are left."""
+        """Drop the rows that are done, if they are at least this share of the batch; whether others are left.
+
+        Whatever it raises, the batch is as it was.
+        """
         alive = [position for position, (_, row) in enumerate(self.rows) if row.finish is None]
         leaving = len(self.rows) - len(alive)
         if alive and leaving and leaving >= share * len(self.rows):
@@ -231,22 +240,21 @@ class _Batch:
         logits = torch.cat([self.logits, other.logits])
         positions = torch.cat([self.positions, other.positions])
         tokens = torch.cat([self.tokens, other.tokens])
-        self.sampler.join(other.sampler)
+        sampler = self.sampler.joined(other.sampler)
         self.cache.join(other.cache)
-        self.rows, self.mask, self.logits = self.rows + other.rows, mask, logits
-        self.positions, self.tokens = positions, tokens
+        self.rows, self.sampler, self.mask = self.rows + other.rows, sampler, mask
+        self.logits, self.positions, self.tokens = logits, positions, tokens
 
     def _keep(self, alive: list[int]) -> None:
         chosen = torch.tensor(alive, device=self.logits.device)
-        self.rows = [self.rows[position] for position in alive]
-        self.sampler.keep(chosen)
-        self.logits, self.positions = self.logits[chosen], self.positions[chosen]
-        self.tokens = self.tokens[chosen]
+        logits, positions, tokens = self.logits[chosen], self.positions[chosen], self.tokens[chosen]
         mask = self.mask[chosen]
         # The longest rows may have left: places that nobody uses any more go too.
         unused = int((mask.cumsum(1) == 0).all(0).sum())
+        sampler = self.sampler.kept(chosen)
         self.cache.keep(chosen, unused=unused)
-        self.mask = mask[:, unused:]
+        self.rows, self.sampler, self.mask = [self.rows[position] for position in alive], sampler, mask[:, unused:]
+        self.logits, self.positions, self.tokens = logits, positions, tokens
 
 
 def _groups(sequences: Sequence[TokenSequence], max_tokens: int) -> list[list[TokenSequence]]:

@@ -25,18 +25,20 @@ class KeyValueCache(Cache):
         return self.layers
 
     def keep(self, rows: Tensor, *, unused: int = 0) -> None:
-        """Keep only these rows, in this order, without their first `unused` places."""
-        for layer in self._own:
-            layer.keys, layer.values = layer.keys[rows, :, unused:], layer.values[rows, :, unused:]
+        """Keep only these rows, in this order, without their first `unused` places. If it raises, nothing was done."""
+        self._replace([[tensor[rows, :, unused:] for tensor in (own.keys, own.values)] for own in self._own])
 
     def join(self, other: KeyValueCache) -> None:
-        """Take over another cache's rows, behind the own ones. Whatever it raises, this one is as it was."""
+        """Take over another cache's rows, behind the own ones. If it raises, nothing was done."""
         places = max(self.get_seq_length(), other.get_seq_length())
-        pairs = list(zip(self._own, other._own, strict=True))
-        keys = [_stacked(own.keys, new.keys, places) for own, new in pairs]
-        values = [_stacked(own.values, new.values, places) for own, new in pairs]
-        for (own, _), key, value in zip(pairs, keys, values, strict=True):
-            own.keys, own.values = key, value
+        pairs = zip(self._own, other._own, strict=True)
+        self._replace(
+            [[_stacked(own.keys, new.keys, places), _stacked(own.values, new.values, places)] for own, new in pairs]
+        )
+
+    def _replace(self, made: list[list[Tensor]]) -> None:
+        for layer, (keys, values) in zip(self._own, made, strict=True):
+            layer.keys, layer.values = keys, values
 
 
 def _stacked(own: Tensor, new: Tensor, places: int) -> Tensor:

@@ -11,6 +11,7 @@ reports log-probabilities at temperature 1.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vigorl_lib.policy.base import Sampling, TopLogprobs
+
+_PENALTIES = {"repetition", "frequency", "counts", "seen"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class Drawn:
 
 
 class RowSampler:
-    """Sampling state of R rows; `keep` and `join` go in step with the batch. `prompts` are the rows' prompt tokens."""
+    """Sampling state of R rows. `kept` and `joined` go in step with the batch; `prompts` are the rows' prompts."""
 
     def __init__(
         self,
@@ -64,6 +67,7 @@ class RowSampler:
             "top_p": column([s.top_p for s in samplings], torch.float64),
             "top_k": column([s.top_k for s in samplings], torch.long),
             "min_p": column([s.min_p for s in samplings], torch.float64),
+            "top_logprobs": column([s.top_logprobs for s in samplings], torch.long),
         }
         if any(s.repetition_penalty != 1.0 or s.frequency_penalty != 0.0 for s in samplings):
             self._rows["repetition"] = column([s.repetition_penalty for s in samplings], torch.float32)
@@ -72,25 +76,27 @@ class RowSampler:
             self._rows["seen"] = torch.zeros(len(seeds), vocabulary, device=device, dtype=torch.bool)
             for row, prompt in enumerate(prompts):
                 self._rows["seen"][row, torch.tensor(list(prompt), device=device, dtype=torch.long)] = True
-        self._top = max(sampling.top_logprobs for sampling in samplings)
         self._forbidden = torch.tensor(list(forbidden), device=device, dtype=torch.long)
         self._scan_options()
 
-    def keep(self, rows: Tensor) -> None:
-        """Keep only these rows, in this order."""
-        self._rows = {name: values[rows] for name, values in self._rows.items()}
-        self._scan_options()
+    def kept(self, rows: Tensor) -> RowSampler:
+        """These rows alone, in this order."""
+        values = {name: values[rows] for name, values in self._rows.items()}
+        if values.keys() >= _PENALTIES and bool(
+            (values["repetition"] == 1.0).all() & (values["frequency"] == 0.0).all()
+        ):
+            # Two tables of the vocabulary's width, which only rows with penalties need.
+            values = {name: value for name, value in values.items() if name not in _PENALTIES}
+        return self._with(values)
 
-    def join(self, other: RowSampler) -> None:
-        """Take over another sampler's rows, behind the own ones."""
+    def joined(self, other: RowSampler) -> RowSampler:
+        """The own rows, and another sampler's behind them."""
         rows: dict[str, Tensor] = {}
         for name in self._rows | other._rows:
             own, new = self._values(name, like=other), other._values(name, like=self)
             width = max(own.shape[1], new.shape[1])
             rows[name] = torch.cat([pad(values, (0, width - values.shape[1])) for values in (own, new)])
-        self._rows = rows
-        self._top = max(self._top, other._top)
-        self._scan_options()
+        return self._with(rows)
 
     def draw(self, logits: Tensor) -> Drawn:
         """The next token of every row, from logits [R, V]."""
@@ -116,6 +122,12 @@ class RowSampler:
             return Drawn(tokens, chosen, [], [])
         best = logprobs.topk(min(self._top, logprobs.shape[-1]), dim=-1)
         return Drawn(tokens, chosen, best.indices.tolist(), best.values.tolist())
+
+    def _with(self, rows: dict[str, Tensor]) -> RowSampler:
+        other = copy.copy(self)
+        other._rows = rows
+        other._scan_options()
+        return other
 
     def _values(self, name: str, *, like: RowSampler) -> Tensor:
         """The own rows' values, or, where only the other sampler has penalties, those that mean none."""
@@ -159,6 +171,7 @@ class RowSampler:
 
     def _scan_options(self) -> None:
         rows = self._rows
+        self._top = int(rows["top_logprobs"].max())
         self._all_greedy = bool(rows["greedy"].all())
         self._any_greedy = bool(rows["greedy"].any())
         self._any_cut = bool(((rows["top_k"] > 0) | (rows["top_p"] < 1.0) | (rows["min_p"] > 0.0)).any())

@@ -142,14 +142,14 @@ class TransformersPolicy:
         if version > self._worker.version:
             version, uri = await asyncio.to_thread(self._intake.wanted, version, uri)
             work = Work(LoadWeights(version, uri))
-            self._worker.submit(work)
+            await asyncio.to_thread(self._worker.submit, work)
             loaded: LoadedWeights = await asyncio.wrap_future(work.future)
             self._metrics.version(loaded.version)
             self._metrics.updated(loaded.seconds)
         return await self.info()
 
     async def close(self) -> None:
-        """Finish the batch in flight, refuse what waits, end the thread."""
+        """Finish the batch in flight, refuse what waits, end the worker."""
         # Not one of the loop's own threads, which all wait where the engine hangs and takes no more orders.
         with ThreadPoolExecutor(1) as ending:
             await asyncio.get_running_loop().run_in_executor(ending, self._worker.stop)

@@ -137,7 +137,7 @@ def _leave_logprobs_without_text() -> None:
     """Leave out the text of each token that has a log-prob.
 
     vLLM makes it wherever it makes the text of the answer, one token at a time. Nobody reads it here, and on a small
-    model it is a third of what the server does for an answer.
+    model it is a fifth of what the server does for an answer.
     """
     from vllm.v1.engine.logprobs import LogprobsProcessor
 

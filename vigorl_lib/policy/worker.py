@@ -65,14 +65,6 @@ class _Loading:
     since: float
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
-    """Samples that wait for a batch and samples that are in one."""
-
-    waiting: int
-    running: int
-
-
 class EngineWorker:
     """Runs one loaded model in a thread of its own, from construction until `stop`."""
 
@@ -90,6 +82,7 @@ class EngineWorker:
         self._wake = threading.Condition()
         self._making: dict[Group, _Making] = {}
         self._steps_waited = 0
+        self._updating = False
         self._closing = False
         self._thread = threading.Thread(target=self._work, name=f"policy-{config.name}", daemon=True)
         self._thread.start()
@@ -112,11 +105,6 @@ class EngineWorker:
         """Version of the weights that the next batch will run on."""
         return self._version
 
-    @property
-    def load(self) -> Load:
-        with self._wake:
-            return Load(sum(order.rows for _, order in self._queue), self._decoder.rows)
-
     def submit(self, work: Work) -> None:
         """See `Worker.submit`."""
         with self._wake:
@@ -126,7 +114,7 @@ class EngineWorker:
                 case LoadWeights() as order:
                     threading.Thread(target=self._fetch, args=(work, order), daemon=True).start()
                 case Ask():
-                    work.resolve(Alive(updating=bool(self._loads)))
+                    work.resolve(Alive(updating=self._updating or bool(self._loads)))
                 case order:
                     self._admit(work, order)
             self._wake.notify()
@@ -184,8 +172,10 @@ class EngineWorker:
                     break
                 loads = self._take_loads()
                 taken = self._take()
-            for load in loads:
-                self._load_weights(load)
+            while loads:
+                # Taken out, for it holds a whole set of weights.
+                self._load_weights(loads.popleft())
+            self._updating = False
             if orders := [(work, order) for work, order in taken if isinstance(order, Generate)]:
                 self._join(orders)
             if scores := [(work, order) for work, order in taken if isinstance(order, Score)]:
@@ -193,12 +183,12 @@ class EngineWorker:
             if self._making:
                 self._step()
 
-    def _take_loads(self) -> list[_Loading]:
+    def _take_loads(self) -> deque[_Loading]:
         """New weights, as soon as nothing is in flight."""
         if self._making:
-            return []
-        loads = list(self._loads)
-        self._loads.clear()
+            return deque()
+        loads, self._loads = self._loads, deque()
+        self._updating = bool(loads)
         return loads
 
     def _take(self) -> list[tuple[Work, Generate | Score]]:
@@ -251,21 +241,19 @@ class EngineWorker:
 
     def _step(self) -> None:
         try:
-            completed = self._decoder.step()
+            for group in self._decoder.draw():
+                making = self._making[group]
+                completions = tuple(self._completion(group.order.sampling, row) for row in group.rows)
+                making.work.resolve(Generated(completions, making.started, time.monotonic()))
+                del self._making[group]
+            for group in [group for group, making in self._making.items() if making.work.future.cancelled()]:
+                del self._making[group]
+                group.abort()
+            self._decoder.advance()
         except Exception as error:  # noqa: BLE001 - told to every caller of the batch; the thread must live on
             self._decoder.clear()
             self._fail_all([making.work for making in self._making.values()], error)
             self._making.clear()
-            return
-        for group in completed:
-            making = self._making.pop(group)
-            completions = tuple(self._completion(group.order.sampling, row) for row in group.rows)
-            making.work.resolve(Generated(completions, making.started, time.monotonic()))
-        for group in [group for group, making in self._making.items() if making.work.future.cancelled()]:
-            del self._making[group]
-            group.abort()
-        if not self._making:
-            self._decoder.clear()
         if self._queue:
             self._steps_waited += 1
 

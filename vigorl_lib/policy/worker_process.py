@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
@@ -45,7 +45,7 @@ STOP_S = 30.0
 @dataclass(frozen=True, slots=True)
 class _Start:
     config: PolicyConfig
-    log_level: str
+    log_level: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,7 @@ class WorkerProcess:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, Work] = {}
         self._writing = threading.Lock()
+        self._cancelling = ThreadPoolExecutor(1)
         self._stopping = False
         self._ended = False
         # Not as a main module, whose classes would be others than those that come over the pipe.
@@ -83,11 +84,12 @@ class WorkerProcess:
         self._orders = cast(IO[bytes], self._process.stdin)
         self._answers = cast(IO[bytes], self._process.stdout)
         try:
-            self._write(_Start(config, logging.getLevelName(logging.getLogger().getEffectiveLevel())))
+            self._write(_Start(config, logging.getLogger().getEffectiveLevel()))
             with loading_progress(config):
                 ready = self._first_answer()
         except BaseException:
             self._kill()
+            self._answers.close()
             raise
         self.checkpoint, self._version = ready.checkpoint, ready.version
         self._reader = threading.Thread(target=self._read, name=f"policy-{config.name}", daemon=True)
@@ -101,7 +103,7 @@ class WorkerProcess:
     def submit(self, work: Work) -> None:
         """See `Worker.submit`. Blocks while the pipe is full."""
         if self._stopping:
-            raise PolicyError(f"policy {self._name} is shutting down", reason="ENGINE_CLOSED", infrastructure=True)
+            raise self._closed()
         number = next(self._numbers)
         self._waiting[number] = work
         try:
@@ -112,7 +114,9 @@ class WorkerProcess:
         if self._ended:
             # Its end may have been told to everyone else just before.
             work.fail(self._dead())
-        work.future.add_done_callback(lambda future: self._cancel(number) if future.cancelled() else None)
+        if not isinstance(work.order, LoadWeights):
+            # Weights are loaded also where the caller has left, and the answer says which.
+            work.future.add_done_callback(lambda future: self._cancel(number) if future.cancelled() else None)
 
     def stop(self) -> None:
         """See `Worker.stop`."""
@@ -127,6 +131,7 @@ class WorkerProcess:
             log.warning("the engine of policy %s did not stop within %.0f s and is killed", self._name, STOP_S)
         self._kill()
         self._reader.join()
+        self._answers.close()
 
     def _end(self) -> None:
         with suppress(OSError):
@@ -136,16 +141,25 @@ class WorkerProcess:
     def _kill(self) -> None:
         self._process.kill()
         self._process.wait()
+        self._cancelling.shutdown(wait=False)
         # Whoever waited to write has failed by now.
         with self._writing, suppress(OSError):
             self._orders.close()
+
+    def _code(self) -> int:
+        """The exit code of a process that has said its last word."""
+        try:
+            return self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
 
     def _first_answer(self) -> _Ready:
         try:
             first: _Ready | VigorlError = _read_one(self._answers)
         except EOFError:
             raise PolicyError(
-                f"the engine of policy {self._name} ended with code {self._process.wait()} while it loaded; "
+                f"the engine of policy {self._name} ended with code {self._code()} while it loaded; "
                 "its log has the reason",
                 reason="ENGINE_FAILED",
             ) from None
@@ -162,9 +176,13 @@ class WorkerProcess:
             self._orders.flush()
 
     def _cancel(self, number: int) -> None:
-        if self._waiting.pop(number, None) is None:
-            return
-        # One that has ended works on nothing.
+        if self._waiting.pop(number, None) is not None:
+            # Not here, on an event loop: the process may hang, and nothing be read. After the end there is nobody to
+            # tell.
+            with suppress(RuntimeError):
+                self._cancelling.submit(self._tell_cancelled, number)
+
+    def _tell_cancelled(self, number: int) -> None:
         with suppress(OSError):
             self._write((number, _Cancel()))
 
@@ -178,7 +196,7 @@ class WorkerProcess:
             self._answered(number, answer)
         self._ended = True
         if not self._stopping:
-            log.error("the engine of policy %s has ended with code %s", self._name, self._process.wait())
+            log.error("the engine of policy %s has ended with code %s", self._name, self._code())
         for number in list(self._waiting):
             if (work := self._waiting.pop(number, None)) is not None:
                 work.fail(self._dead())
@@ -195,11 +213,16 @@ class WorkerProcess:
             work.resolve(answer)
 
     def _dead(self) -> PolicyError:
+        if self._stopping:
+            return self._closed()
         return PolicyError(
             f"the engine of policy {self._name} has ended; its server must be started again",
             reason="ENGINE_FAILED",
             infrastructure=True,
         )
+
+    def _closed(self) -> PolicyError:
+        return PolicyError(f"policy {self._name} is shutting down", reason="ENGINE_CLOSED", infrastructure=True)
 
 
 def _without_data(order: Order) -> Order:
@@ -212,10 +235,13 @@ def _without_data(order: Order) -> Order:
 
 
 def _read_one(pipe: IO[bytes]) -> Any:
-    """The next message of the other process. Raises EOFError when it has ended, also in the middle of one."""
+    """The next message of the other process. Raises EOFError when it has ended, or when nothing can be made of it."""
     try:
         return pickle.load(pipe)  # noqa: S301 - written by a process of our own, never from outside
-    except (OSError, pickle.UnpicklingError) as error:
+    except EOFError:
+        raise
+    except Exception as error:
+        log.debug("the pipe of an engine ended badly", exc_info=error)
         raise EOFError from error
 
 
@@ -251,16 +277,20 @@ class _Child:
         worker.stop()
 
     def _take_orders(self, loaded: Future[EngineWorker]) -> None:
-        while True:
-            number, order = self._next()
-            match order:
-                case _Stop():
-                    self._stop.set()
-                case _Cancel():
-                    if (work := self._works.get(number)) is not None:
-                        work.future.cancel()
-                case _:
-                    self._begin(loaded.result(), number, Work(order))
+        try:
+            while True:
+                number, order = self._next()
+                match order:
+                    case _Stop():
+                        self._stop.set()
+                    case _Cancel():
+                        if (work := self._works.get(number)) is not None:
+                            work.future.cancel()
+                    case _:
+                        self._begin(loaded.result(), number, Work(order))
+        except Exception as error:
+            log.error("the engine takes no more orders", exc_info=error)
+            _leave()
 
     def _begin(self, worker: EngineWorker, number: int, work: Work) -> None:
         self._works[number] = work
@@ -303,6 +333,10 @@ def main() -> None:
     # Whatever a library prints must not get between the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    _Child(sys.stdin.buffer, answers).run()
-    # Everything has been said; an orderly end of the interpreter would wait for the thread that reads.
+    try:
+        _Child(sys.stdin.buffer, answers).run()
+    except BaseException as error:
+        log.critical("the engine cannot go on", exc_info=error)
+        os._exit(1)
+    # An orderly end of the interpreter would wait for the thread that reads.
     os._exit(0)

@@ -37,11 +37,11 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(fields, default=str, ensure_ascii=False)
 
 
-def setup_logging(service: str, level: str = "info") -> None:
+def setup_logging(service: str, level: str | int = "info") -> None:
     """Send all records of `level` and above to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     if sys.stderr.isatty():
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(name)s: %(message)s", "%H:%M:%S"))
     else:
         handler.setFormatter(JsonFormatter(service))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(level=level.upper() if isinstance(level, str) else level, handlers=[handler], force=True)
