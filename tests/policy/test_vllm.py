@@ -7,6 +7,7 @@ import shutil
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -450,3 +451,13 @@ async def test_tied_embeddings_that_a_cpu_would_update_wrongly_are_refused(
     with pytest.raises(PolicyError) as caught:
         await asyncio.to_thread(VllmPolicy.open, config.model_copy(update={"model": str(tmp_path)}))
     assert caught.value.reason == "TIED_EMBEDDINGS"
+
+
+async def test_tokens_that_have_log_probs_are_not_spelled_out(policy) -> None:
+    """vLLM would make the text of each by itself, which nobody reads."""
+    from vllm import SamplingParams
+    from vllm.v1.engine.logprobs import LogprobsProcessor
+
+    request = SimpleNamespace(sampling_params=SamplingParams(logprobs=3))
+    processor = LogprobsProcessor.from_new_request(tokenizer=object(), request=request)
+    assert (processor.tokenizer, processor.num_logprobs) == (None, 3)

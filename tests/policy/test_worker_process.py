@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -53,7 +54,7 @@ async def until_taken(policy: TransformersPolicy) -> None:
     async with asyncio.timeout(10):
         while not policy._worker._waiting:  # noqa: ASYNC110 - filled by another thread
             await asyncio.sleep(0.001)
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.2)
 
 
 async def test_it_samples_and_scores_as_in_a_thread(policy: TransformersPolicy, config: PolicyConfig) -> None:
@@ -163,6 +164,9 @@ async def test_a_process_that_hangs_does_not_answer_and_is_killed_by_the_end(
     assert await policy.state() is PolicyState.SERVING
     process = policy._worker._process
     os.kill(process.pid, signal.SIGSTOP)
+    async with asyncio.timeout(10):
+        while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.01)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(policy.state(), 0.5)
     # More than the pipe holds, so that those who write wait too.

@@ -119,7 +119,7 @@ class WorkerProcess:
             work.future.add_done_callback(lambda future: self._cancel(number) if future.cancelled() else None)
 
     def stop(self) -> None:
-        """See `Worker.stop`."""
+        """See `Worker.stop`; a process that has not ended after `STOP_S` is killed."""
         if self._stopping:
             return
         self._stopping = True
