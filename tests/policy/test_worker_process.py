@@ -157,12 +157,17 @@ async def test_stopping_finishes_what_is_in_flight(config: PolicyConfig) -> None
 
 
 async def test_a_process_that_hangs_does_not_answer_and_is_killed_by_the_end(
-    config: PolicyConfig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    config: PolicyConfig,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     monkeypatch.setattr("vigorl_lib.policy.worker_process.STOP_S", 0.5)
     policy = await asyncio.to_thread(TransformersPolicy.open, config)
     assert await policy.state() is PolicyState.SERVING
     process = policy._worker._process
+    # One that is stopped does not hear of the end of its parent.
+    request.addfinalizer(process.kill)
     os.kill(process.pid, signal.SIGSTOP)
     async with asyncio.timeout(10):
         while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:  # noqa: ASYNC110 - another process
