@@ -122,6 +122,7 @@ async def test_weights_that_nobody_waits_for_any_more_are_loaded_and_known(
     (tmp_path / "000004").mkdir()
     write_weights(load_model(config.model).model.state_dict(), tmp_path / "000004")
     commit.commit(open_storage(str(tmp_path)), "000004", {"version": 4})
+    before = (await policy.info()).version
     running = asyncio.create_task(policy.generate((prompt(scene_image(1)),), seeds=range(16), sampling=LONG))
     await until_taken(policy)
     update = asyncio.create_task(policy.update_weights(version=4, uri=str(tmp_path / "000004"), run_id="run-1"))
@@ -129,10 +130,11 @@ async def test_weights_that_nobody_waits_for_any_more_are_loaded_and_known(
         while await policy.state() is not PolicyState.UPDATING:  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.001)
     update.cancel()
-    await running
-    async with asyncio.timeout(10):
-        while (await policy.info()).version != 4:  # noqa: ASYNC110 - another process
-            await asyncio.sleep(0.01)
+    with pytest.raises(asyncio.CancelledError):
+        await update
+    assert {completion.policy_version for completion in (await running).completions} == {before}
+    after = await policy.generate((prompt(scene_image(1)),), seeds=[0], sampling=SAMPLED)
+    assert after.completions[0].policy_version == (await policy.info()).version == 4
 
 
 async def test_a_checkpoint_that_cannot_be_read_is_told_by_the_one_who_opens(tiny_folder: Path, tmp_path: Path) -> None:
@@ -141,6 +143,15 @@ async def test_a_checkpoint_that_cannot_be_read_is_told_by_the_one_who_opens(tin
     with pytest.raises(PolicyError) as caught:
         await asyncio.to_thread(TransformersPolicy.open, PolicyConfig(model=str(tmp_path / "broken")))
     assert caught.value.reason == "CHECKPOINT_INVALID"
+
+
+async def test_a_process_that_ends_at_once_is_told_by_the_one_who_opens(
+    config: PolicyConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.executable", shutil.which("false"))
+    with pytest.raises(PolicyError, match="ended with code 1 while it loaded") as caught:
+        await asyncio.to_thread(TransformersPolicy.open, config)
+    assert caught.value.reason == "ENGINE_FAILED"
 
 
 async def test_stopping_finishes_what_is_in_flight(config: PolicyConfig) -> None:

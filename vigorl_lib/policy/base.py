@@ -19,6 +19,7 @@ from typing import Protocol, runtime_checkable
 from vigorl_lib.domain.geometry import Frame, ResizeRule
 from vigorl_lib.domain.trajectory import Segment
 from vigorl_lib.domain.wire import ACTION_STOPS
+from vigorl_lib.errors import PolicyError
 
 
 class FinishReason(StrEnum):
@@ -266,6 +267,20 @@ class Engine(Policy, Protocol):
     async def state(self) -> PolicyState:
         """Asked of the engine itself, which may take as long as its current step."""
         ...
+
+
+def engine_closed(policy: str) -> PolicyError:
+    """What an engine says that takes no more work."""
+    return PolicyError(f"policy {policy} is shutting down", reason="ENGINE_CLOSED", infrastructure=True)
+
+
+def engine_dead(policy: str) -> PolicyError:
+    """What everyone hears whose engine's process has ended."""
+    return PolicyError(
+        f"the engine of policy {policy} has ended; its server must be started again",
+        reason="ENGINE_FAILED",
+        infrastructure=True,
+    )
 
 
 async def stream_whole(

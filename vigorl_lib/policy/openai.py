@@ -32,6 +32,7 @@ from vigorl_lib.policy.base import (
     StreamEnd,
     StreamEvent,
     StreamStart,
+    engine_closed,
 )
 from vigorl_lib.policy.chat_messages import chat_messages, check_images, open_text
 from vigorl_lib.policy.config import OpenAiCredentials, PolicyConfig
@@ -300,9 +301,7 @@ class OpenAiPolicy:
 
         client = self._client
         if client is None:
-            raise PolicyError(
-                f"policy {self._config.name} is shutting down", reason="ENGINE_CLOSED", infrastructure=True
-            )
+            raise engine_closed(self._config.name)
         try:
             yield client
         except APIError as error:

@@ -76,10 +76,10 @@ class TransformersPolicy:
         asked = time.monotonic()
         with self._metrics.in_flight(len(seeds)):
 
-            def submit(work: Future[Any]) -> Prepared:
+            def submit(future: Future[Any]) -> Prepared:
                 prepared, possible = self._intake.to_generate(prompt, sampling)
                 order = Generate(prepared.sequence, tuple(seeds), possible, prepared.views)
-                self._worker.submit(Work(order, work))
+                self._worker.submit(Work(order, future))
                 return prepared
 
             prepared, result = await self._done(submit)
@@ -104,7 +104,7 @@ class TransformersPolicy:
         min_policy_version: int = 0,
         request_id: str = "",
     ) -> AsyncGenerator[StreamEvent]:
-        """As the protocol says; the completion comes in one piece, since a batch answers when it is done."""
+        """As the protocol says; the completion comes in one piece."""
         return stream_whole(self, prompt, seed=seed, sampling=sampling, min_policy_version=min_policy_version)
 
     async def score(self, prompt: Sequence[Segment], *, min_policy_version: int = 0, request_id: str = "") -> Scored:

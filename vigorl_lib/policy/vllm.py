@@ -33,6 +33,7 @@ from vigorl_lib.policy.base import (
     StreamEvent,
     StreamStart,
     WeightTransfer,
+    engine_dead,
 )
 from vigorl_lib.policy.config import PolicyConfig
 from vigorl_lib.policy.gate import UpdateGate
@@ -281,7 +282,7 @@ class VllmPolicy:
     @asynccontextmanager
     async def _admitted(self, samples: int) -> AsyncIterator[None]:
         if self._weights.broken:
-            raise self._calls.dead()
+            raise engine_dead(self._config.name)
         async with self._calls.admitted(samples):
             yield
 

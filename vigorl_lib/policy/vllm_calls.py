@@ -13,7 +13,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vigorl_lib.errors import PolicyError
-from vigorl_lib.policy.base import PolicyState
+from vigorl_lib.policy.base import PolicyState, engine_closed, engine_dead
 from vigorl_lib.policy.config import PolicyConfig
 from vigorl_lib.policy.metrics import PolicyMetrics
 
@@ -43,16 +43,14 @@ class EngineCalls:
     def engine(self) -> AsyncLLM:
         """Raises PolicyError (ENGINE_CLOSED)."""
         if self._launched is None:
-            raise PolicyError(
-                f"policy {self._config.name} is shutting down", reason="ENGINE_CLOSED", infrastructure=True
-            )
+            raise engine_closed(self._config.name)
         return self._launched.engine
 
     @asynccontextmanager
     async def admitted(self, samples: int) -> AsyncIterator[None]:
         """Room for some samples. Raises PolicyError (OVERLOADED, ENGINE_FAILED, ENGINE_CLOSED)."""
         if self.engine.errored:
-            raise self.dead()
+            raise engine_dead(self._config.name)
         limit = self._config.max_batch + self._config.max_queued
         if self._samples + samples > limit:
             raise PolicyError(
@@ -96,7 +94,7 @@ class EngineCalls:
             except VLLMClientError as error:
                 raise PolicyError(str(error), reason="PROMPT_INVALID") from error
             except (EngineDeadError, VLLMServerError) as error:
-                raise (self.dead() if self.engine.errored else self._failed()) from error
+                raise (engine_dead(self._config.name) if self.engine.errored else self._failed()) from error
             if not failed:
                 return
             if last_try:
@@ -125,13 +123,6 @@ class EngineCalls:
         if launched.engine.output_handler is not None:
             launched.engine.output_handler.cancel()
         await asyncio.to_thread(launched.close)
-
-    def dead(self) -> PolicyError:
-        return PolicyError(
-            f"the engine of policy {self._config.name} has ended; its server must be started again",
-            reason="ENGINE_FAILED",
-            infrastructure=True,
-        )
 
     def _failed(self) -> PolicyError:
         return PolicyError(

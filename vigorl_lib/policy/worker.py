@@ -21,7 +21,7 @@ from torch import Tensor, set_num_threads
 from vigorl_lib.errors import PolicyError, VigorlError
 from vigorl_lib.models.loading import LoadedModel, load_model
 from vigorl_lib.models.weights import assign_weights, fetch_weights, wanted_weights
-from vigorl_lib.policy.base import Completion, FinishReason, Sampling
+from vigorl_lib.policy.base import Completion, FinishReason, Sampling, engine_closed
 from vigorl_lib.policy.config import PolicyConfig
 from vigorl_lib.policy.decoding import Decoder, Group, Row
 from vigorl_lib.policy.work import (
@@ -109,7 +109,7 @@ class EngineWorker:
         """See `Worker.submit`."""
         with self._wake:
             if self._closing:
-                raise self._closed()
+                raise engine_closed(self._config.name)
             match work.order:
                 case LoadWeights() as order:
                     threading.Thread(target=self._fetch, args=(work, order), daemon=True).start()
@@ -148,10 +148,10 @@ class EngineWorker:
                 self._loads.append(_Loading(work, order.version, tensors, time.monotonic()))
                 self._wake.notify()
                 return
-        work.fail(self._closed())
+        work.fail(engine_closed(self._config.name))
 
     def _work(self) -> None:
-        failure: VigorlError = self._closed()
+        failure: VigorlError = engine_closed(self._config.name)
         try:
             self._run()
         except Exception as error:  # noqa: BLE001 - a fault of ours: whoever waits, or asks later, hears of the end
@@ -288,6 +288,3 @@ class EngineWorker:
             reason="ENGINE_FAILED",
             infrastructure=True,
         )
-
-    def _closed(self) -> PolicyError:
-        return PolicyError(f"policy {self._config.name} is shutting down", reason="ENGINE_CLOSED", infrastructure=True)

@@ -23,6 +23,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
 
 from vigorl_lib.errors import PolicyError, VigorlError
 from vigorl_lib.models.inputs import TokenSequence
+from vigorl_lib.policy.base import engine_closed, engine_dead
 from vigorl_lib.policy.config import PolicyConfig
 from vigorl_lib.policy.progress import loading_progress
 from vigorl_lib.policy.work import Answer, Ask, Checkpoint, LoadedWeights, LoadWeights, Order, Work
@@ -84,7 +85,9 @@ class WorkerProcess:
         self._orders = cast(IO[bytes], self._process.stdin)
         self._answers = cast(IO[bytes], self._process.stdout)
         try:
-            self._write(_Start(config, logging.getLogger().getEffectiveLevel()))
+            # One that ended at once is found by what it does not answer.
+            with suppress(OSError):
+                self._write(_Start(config, logging.getLogger().getEffectiveLevel()))
             with loading_progress(config):
                 ready = self._first_answer()
         except BaseException:
@@ -103,17 +106,17 @@ class WorkerProcess:
     def submit(self, work: Work) -> None:
         """See `Worker.submit`. Blocks while the pipe is full."""
         if self._stopping:
-            raise self._closed()
+            raise engine_closed(self._name)
         number = next(self._numbers)
         self._waiting[number] = work
         try:
             self._write((number, _without_data(work.order)))
         except OSError as error:
             self._waiting.pop(number, None)
-            raise self._dead() from error
+            raise self._gone() from error
         if self._ended:
             # Its end may have been told to everyone else just before.
-            work.fail(self._dead())
+            work.fail(self._gone())
         if not isinstance(work.order, LoadWeights):
             # Weights are loaded also where the caller has left, and the answer says which.
             work.future.add_done_callback(lambda future: self._cancel(number) if future.cancelled() else None)
@@ -199,7 +202,7 @@ class WorkerProcess:
             log.error("the engine of policy %s has ended with code %s", self._name, self._code())
         for number in list(self._waiting):
             if (work := self._waiting.pop(number, None)) is not None:
-                work.fail(self._dead())
+                work.fail(self._gone())
 
     def _answered(self, number: int, answer: Answer | Exception) -> None:
         if isinstance(answer, LoadedWeights):
@@ -212,17 +215,8 @@ class WorkerProcess:
         else:
             work.resolve(answer)
 
-    def _dead(self) -> PolicyError:
-        if self._stopping:
-            return self._closed()
-        return PolicyError(
-            f"the engine of policy {self._name} has ended; its server must be started again",
-            reason="ENGINE_FAILED",
-            infrastructure=True,
-        )
-
-    def _closed(self) -> PolicyError:
-        return PolicyError(f"policy {self._name} is shutting down", reason="ENGINE_CLOSED", infrastructure=True)
+    def _gone(self) -> PolicyError:
+        return engine_closed(self._name) if self._stopping else engine_dead(self._name)
 
 
 def _without_data(order: Order) -> Order:
@@ -241,7 +235,7 @@ def _read_one(pipe: IO[bytes]) -> Any:
     except EOFError:
         raise
     except Exception as error:
-        log.debug("the pipe of an engine ended badly", exc_info=error)
+        log.warning("nothing more can be read of the pipe to an engine: %r", error)
         raise EOFError from error
 
 
@@ -322,7 +316,7 @@ class _Child:
 
 
 def _leave() -> NoReturn:
-    """The parent has ended: nobody waits for anything here, whatever the other threads are at."""
+    """Nobody hears any more of what is done here, whatever the other threads are at."""
     os._exit(1)
 
 
