@@ -394,7 +394,8 @@ async def test_a_dead_engine_fails_liveness_and_ends_the_process_and_a_new_one_h
         while await health(address, "") != "SERVING":  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.1)
     children = world.process.children(recursive=True)
-    core = next(child for child in children if "EngineCore" in " ".join([child.name(), *child.cmdline()]))
+    # One process for engine and model: two would wait for each other at every token.
+    (core,) = (child for child in children if "VLLM" in " ".join([child.name(), *child.cmdline()]))
     pending = asyncio.create_task(
         client.generate([prompt(scene_image(1))], seeds=range(16), sampling=Sampling(max_tokens=440, stop=()))
     )
