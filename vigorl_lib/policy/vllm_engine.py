@@ -223,7 +223,8 @@ def _executor(config: PolicyConfig, *, on_cpu: bool) -> type[Executor] | None:
         return None
     from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-    return UniProcExecutor
+    executor: type[Executor] = UniProcExecutor
+    return executor
 
 
 def _max_model_len(config: PolicyConfig, values: dict[str, Any]) -> int:
