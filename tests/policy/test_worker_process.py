@@ -74,6 +74,15 @@ async def test_it_samples_and_scores_as_in_a_thread(policy: TransformersPolicy, 
     await here.close()
 
 
+async def test_a_stream_comes_token_by_token_over_the_pipe(policy: TransformersPolicy) -> None:
+    whole = await policy.generate(zoomed(), seeds=[1], sampling=SAMPLED)
+    start, *deltas, end = [event async for event in policy.stream(zoomed(), seed=1, sampling=SAMPLED)]
+    assert start.prompt == whole.prompt
+    assert end.completion == whole.completions[0]
+    assert [delta.token_ids for delta in deltas] == [(token,) for token in end.completion.token_ids]
+    assert "".join(delta.text for delta in deltas) == end.completion.text
+
+
 async def test_what_the_process_refuses_is_told_as_it_was_raised_there(
     policy: TransformersPolicy, tmp_path: Path
 ) -> None:

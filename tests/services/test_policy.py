@@ -41,8 +41,9 @@ async def test_the_tiny_model_says_the_same_through_grpc(tiny_folder: Path, exam
         assert scored.segments[0].logprobs == pytest.approx(
             (await local.score(here.prompt)).segments[0].logprobs, abs=1e-5
         )
-        *_, end = [event async for event in client.stream(prompt, seed=1, sampling=sampling)]
+        _, *deltas, end = [event async for event in client.stream(prompt, seed=1, sampling=sampling)]
         streamed = end.completion
+        assert [delta.token_ids for delta in deltas] == [(token,) for token in streamed.token_ids]
         assert end.engine_seconds > 0.0
         assert (streamed.text, streamed.token_ids) == (here.completions[0].text, here.completions[0].token_ids)
         with pytest.raises(PolicyError) as too_long:

@@ -12,6 +12,8 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import aclosing, suppress
+from functools import partial
 from typing import Any
 
 from vigorl_lib.domain.trajectory import Segment
@@ -23,14 +25,30 @@ from vigorl_lib.policy.base import (
     PolicyState,
     Sampling,
     Scored,
+    StreamEnd,
     StreamEvent,
-    stream_whole,
+    StreamStart,
 )
 from vigorl_lib.policy.config import PolicyConfig
 from vigorl_lib.policy.intake import Intake, Prepared, with_logprobs
 from vigorl_lib.policy.metrics import PolicyMetrics
-from vigorl_lib.policy.work import Alive, Ask, Generate, LoadedWeights, LoadWeights, Score, Work, Worker
+from vigorl_lib.policy.pieces import Pieces
+from vigorl_lib.policy.work import (
+    Alive,
+    Ask,
+    Drawn,
+    Generate,
+    Generated,
+    Joined,
+    LoadedWeights,
+    LoadWeights,
+    News,
+    Score,
+    Work,
+    Worker,
+)
 from vigorl_lib.policy.worker_process import WorkerProcess
+from vigorl_lib.rpc.streams import events_of
 
 log = logging.getLogger(__name__)
 
@@ -74,19 +92,7 @@ class TransformersPolicy:
         self._intake.check_version(min_policy_version, self._worker.version)
         self._intake.check(seeds, sampling)
         asked = time.monotonic()
-        with self._metrics.in_flight(len(seeds)):
-
-            def submit(future: Future[Any]) -> Prepared:
-                prepared, possible = self._intake.to_generate(prompt, sampling)
-                order = Generate(prepared.sequence, tuple(seeds), possible, prepared.views)
-                self._worker.submit(Work(order, future))
-                return prepared
-
-            prepared, result = await self._done(submit)
-        for completion in result.completions:
-            self._metrics.answered(completion, result.started - asked)
-        self._metrics.prompt(len(prepared.sequence), 0)
-        self._metrics.images(len(prepared.sequence.image_spans))
+        prepared, result = await self._generated(prompt, tuple(seeds), sampling, asked)
         return Generation(
             prompt=prepared.segments,
             completions=result.completions,
@@ -95,7 +101,7 @@ class TransformersPolicy:
             engine_seconds=result.finished - result.started,
         )
 
-    def stream(
+    async def stream(
         self,
         prompt: Sequence[Segment],
         *,
@@ -104,8 +110,32 @@ class TransformersPolicy:
         min_policy_version: int = 0,
         request_id: str = "",
     ) -> AsyncGenerator[StreamEvent]:
-        """As the protocol says; the completion comes in one piece."""
-        return stream_whole(self, prompt, seed=seed, sampling=sampling, min_policy_version=min_policy_version)
+        self._intake.check_version(min_policy_version, self._worker.version)
+        self._intake.check([seed], sampling)
+
+        async def sample(report: Callable[[StreamEvent], None]) -> StreamEvent:
+            asked = time.monotonic()
+            pieces = Pieces(self._worker.checkpoint.renderer)
+
+            def hear(prepared: Prepared, news: News) -> None:
+                match news:
+                    case Joined():
+                        report(StreamStart(prepared.segments, self._intake.info(news.version)))
+                    case Drawn():
+                        report(pieces.add(news.token_id, news.logprob))
+
+            _, result = await self._generated(prompt, (seed,), sampling, asked, hear)
+            (completion,) = result.completions
+            report(pieces.rest(completion))
+            return StreamEnd(
+                completion,
+                queue_seconds=result.started - asked,
+                engine_seconds=result.finished - result.started,
+            )
+
+        async with aclosing(events_of(sample)) as events:
+            async for event in events:
+                yield event
 
     async def score(self, prompt: Sequence[Segment], *, min_policy_version: int = 0, request_id: str = "") -> Scored:
         self._intake.check_version(min_policy_version, self._worker.version)
@@ -153,6 +183,38 @@ class TransformersPolicy:
         # Not one of the loop's own threads, which all wait where the engine hangs and takes no more orders.
         with ThreadPoolExecutor(1) as ending:
             await asyncio.get_running_loop().run_in_executor(ending, self._worker.stop)
+
+    async def _generated(
+        self,
+        prompt: Sequence[Segment],
+        seeds: tuple[int, ...],
+        sampling: Sampling,
+        asked: float,
+        hear: Callable[[Prepared, News], None] | None = None,
+    ) -> tuple[Prepared, Generated]:
+        """Completions, counted; `hear` is called on the event loop, for one sample only."""
+        loop = asyncio.get_running_loop()
+
+        def tell(prepared: Prepared, news: News) -> None:
+            if hear is not None:
+                # A loop that has closed hears nothing any more.
+                with suppress(RuntimeError):
+                    loop.call_soon_threadsafe(hear, prepared, news)
+
+        def submit(future: Future[Any]) -> Prepared:
+            prepared, possible = self._intake.to_generate(prompt, sampling)
+            order = Generate(prepared.sequence, seeds, possible, prepared.views, streamed=hear is not None)
+            self._worker.submit(Work(order, future, partial(tell, prepared)))
+            return prepared
+
+        result: Generated
+        with self._metrics.in_flight(len(seeds)):
+            prepared, result = await self._done(submit)
+        for completion in result.completions:
+            self._metrics.answered(completion, result.started - asked, result.first_token - asked)
+        self._metrics.prompt(len(prepared.sequence), 0)
+        self._metrics.images(len(prepared.sequence.image_spans))
+        return prepared, result
 
     async def _done(self, submit: Callable[[Future[Any]], Prepared]) -> tuple[Prepared, Any]:
         """What `submit` has prepared and submitted, off the event loop, and the answer to it."""

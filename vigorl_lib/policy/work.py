@@ -6,6 +6,7 @@ a process of its own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,12 +31,13 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """A prompt, one seed per sample, and the views of its images by digest."""
+    """A prompt, one seed per sample, and the views of its images by digest; a streamed one has a single sample."""
 
     sequence: TokenSequence
     seeds: tuple[int, ...]
     sampling: Sampling
     views: dict[str, View]
+    streamed: bool = False
 
     @property
     def rows(self) -> int:
@@ -44,11 +46,27 @@ class Generate:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """Completions in the order of the seeds; `started` and `finished` are `time.monotonic` seconds."""
+    """Completions in the order of the seeds, and when it happened, in seconds of `time.monotonic`."""
 
     completions: tuple[Completion, ...]
     started: float
+    first_token: float
     finished: float
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A streamed order has begun, on this version of the weights."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A token of a streamed order, which goes on after it: the last one comes with the answer."""
+
+    token_id: int
+    logprob: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +117,19 @@ class Alive:
 
 Order = Generate | Score | LoadWeights | Ask
 Answer = Generated | ScoredTokens | LoadedWeights | Alive
+News = Joined | Drawn
 
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """An order, and where its answer goes. Whoever cancels the future gets the order dropped at the next token."""
+    """An order, and where its answer goes. Whoever cancels the future gets the order dropped at the next token.
+
+    `hear` gets the news of a streamed order, on a thread of the worker, all of them before the answer.
+    """
 
     order: Order
     future: Future[Any] = field(default_factory=Future)
+    hear: Callable[[News], None] = lambda _: None
 
     def resolve(self, answer: Answer) -> None:
         """Answer a caller, who may have left."""

@@ -28,8 +28,10 @@ from vigorl_lib.policy.work import (
     Alive,
     Ask,
     Checkpoint,
+    Drawn,
     Generate,
     Generated,
+    Joined,
     LoadedWeights,
     LoadWeights,
     Score,
@@ -47,12 +49,13 @@ JOIN_STEPS = 32
 """... or once they have waited for this many of its tokens."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Making:
-    """An order in the batch since a time of `time.monotonic`."""
+    """An order in the batch, and since when, in seconds of `time.monotonic`; its first token is 0 until it is drawn."""
 
     work: Work
     started: float
+    first_token: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,16 +239,24 @@ class EngineWorker:
         except Exception as error:  # noqa: BLE001 - told to those who were to join; the others go on
             self._fail_all([work for work, _ in taken], error)
             return
-        for group, (work, _) in zip(groups, taken, strict=True):
+        for group, (work, order) in zip(groups, taken, strict=True):
             self._making[group] = _Making(work, started)
+            if order.streamed:
+                work.hear(Joined(self._version))
 
     def _step(self) -> None:
         try:
-            for group in self._decoder.draw():
-                making = self._making[group]
+            completed = self._decoder.draw()
+            drawn = time.monotonic()
+            for group, making in self._making.items():
+                making.first_token = making.first_token or drawn
+                if group.order.streamed and not group.done:
+                    (row,) = group.rows
+                    making.work.hear(Drawn(row.token_ids[-1], row.logprobs[-1]))
+            for group in completed:
+                making = self._making.pop(group)
                 completions = tuple(self._completion(group.order.sampling, row) for row in group.rows)
-                making.work.resolve(Generated(completions, making.started, time.monotonic()))
-                del self._making[group]
+                making.work.resolve(Generated(completions, making.started, making.first_token, drawn))
             for group in [group for group, making in self._making.items() if making.work.future.cancelled()]:
                 del self._making[group]
                 group.abort()

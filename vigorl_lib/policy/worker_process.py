@@ -1,7 +1,7 @@
 """An engine worker in a process of its own, driven over a pipe.
 
 An engine's steps and a service's event loop would take turns on one interpreter; apart, each has its own. What goes
-over the pipe is an order of `vigorl_lib.policy.work` under a number, and its answer or error under the same number.
+over the pipe is an order of `vigorl_lib.policy.work` under a number, and its news, answer or error under the same one.
 The process ends with its parent, whose end of the pipe it watches; its own end is told to everyone who waits for it.
 """
 
@@ -19,6 +19,7 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
 
 from vigorl_lib.errors import PolicyError, VigorlError
@@ -26,7 +27,7 @@ from vigorl_lib.models.inputs import TokenSequence
 from vigorl_lib.policy.base import engine_closed, engine_dead
 from vigorl_lib.policy.config import PolicyConfig
 from vigorl_lib.policy.progress import loading_progress
-from vigorl_lib.policy.work import Answer, Ask, Checkpoint, LoadedWeights, LoadWeights, Order, Work
+from vigorl_lib.policy.work import Answer, Ask, Checkpoint, Drawn, Joined, LoadedWeights, LoadWeights, News, Order, Work
 from vigorl_lib.rpc.logs import setup_logging
 from vigorl_lib.rpc.loop import COLLECTOR
 
@@ -196,13 +197,21 @@ class WorkerProcess:
                 number, answer = _read_one(self._answers)
             except EOFError:
                 break
-            self._answered(number, answer)
+            if isinstance(answer, Joined | Drawn):
+                self._heard(number, answer)
+            else:
+                self._answered(number, answer)
         self._ended = True
         if not self._stopping:
             log.error("the engine of policy %s has ended with code %s", self._name, self._code())
         for number in list(self._waiting):
             if (work := self._waiting.pop(number, None)) is not None:
                 work.fail(self._gone())
+
+    def _heard(self, number: int, news: News) -> None:
+        # None if it was cancelled while the news was on its way.
+        if (work := self._waiting.get(number)) is not None:
+            work.hear(news)
 
     def _answered(self, number: int, answer: Answer | Exception) -> None:
         if isinstance(answer, LoadedWeights):
@@ -281,7 +290,8 @@ class _Child:
                         if (work := self._works.get(number)) is not None:
                             work.future.cancel()
                     case _:
-                        self._begin(loaded.result(), number, Work(order))
+                        hear = partial(self._tell, number)
+                        self._begin(loaded.result(), number, Work(order, hear=hear))
         except Exception as error:
             log.error("the engine takes no more orders", exc_info=error)
             _leave()
@@ -293,6 +303,9 @@ class _Child:
             worker.submit(work)
         except PolicyError as error:
             work.fail(error)
+
+    def _tell(self, number: int, news: News) -> None:
+        self._write((number, news))
 
     def _done(self, number: int, future: Future[Answer]) -> None:
         self._works.pop(number, None)
