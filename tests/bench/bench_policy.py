@@ -21,7 +21,7 @@ from vigorl_lib.policy.config import PolicyConfig
 from vigorl_lib.policy.engines import open_policy
 from vigorl_lib.rpc.loop import run_loop
 
-ROUNDS, REQUESTS = 8, 512
+ROUNDS, REQUESTS = 16, 384
 EMPTY_REQUESTS, EMPTY_IN_FLIGHT = 2000, 64
 
 

@@ -21,7 +21,7 @@ from vigorl_lib.policy.config import PolicyConfig, VllmConfig
 from vigorl_lib.policy.vllm import VllmPolicy
 from vigorl_lib.rpc.loop import run_loop
 
-ROUNDS, REQUESTS = 8, 384
+ROUNDS, REQUESTS = 16, 256
 
 
 def run() -> dict[str, float]:

@@ -216,7 +216,7 @@ def _executor(config: PolicyConfig, *, on_cpu: bool) -> type[Executor] | None:
     """What runs the model in the engine, or None for vLLM's own choice.
 
     vLLM gives a CPU's model a process of its own, which it needs to pin threads to cores. Where none are pinned, that
-    costs a fifth to a third of the throughput on two cores: engine and model wait for each other at every token.
+    only costs throughput, half of it for a small model: engine and model wait for each other at every token.
     """
     pinned = os.environ["VLLM_CPU_OMP_THREADS_BIND"] != ENVIRONMENT["VLLM_CPU_OMP_THREADS_BIND"]
     if not on_cpu or pinned or config.vllm.tensor_parallel_size > 1:
