@@ -37,6 +37,6 @@ def _run_as_batch() -> None:
     both would go on with cold caches; on a machine with an idle core nothing changes.
     """
     if hasattr(os, "SCHED_BATCH"):
-        # Some sandboxes forbid it.
-        with suppress(PermissionError):
+        # Some sandboxes forbid it, or do not know it.
+        with suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
