@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,16 +19,7 @@ from vigorl_lib.models.inputs import TokenSequence, collate
 from vigorl_lib.models.loading import LoadedModel, load_model
 from vigorl_lib.models.pixels import ViewCache, to_patches
 from vigorl_lib.models.weights import write_weights
-from vigorl_lib.policy.base import (
-    Completion,
-    FinishReason,
-    Generation,
-    PolicyState,
-    Sampling,
-    StreamDelta,
-    StreamEnd,
-    StreamStart,
-)
+from vigorl_lib.policy.base import Completion, FinishReason, Generation, PolicyState, Sampling
 from vigorl_lib.policy.config import PolicyConfig
 from vigorl_lib.policy.kv_cache import KeyValueCache
 from vigorl_lib.policy.transformers import TransformersPolicy
@@ -129,39 +118,6 @@ async def test_greedy_decoding_equals_a_plain_forward_pass_without_cache(
             logits[list(tiny.renderer.forbidden)] = -torch.inf
             assert logits.argmax().item() == token
             ids.append(token)
-
-
-@pytest.mark.parametrize("stop", [(), ("a", "e", "i", "o", "u")], ids=["to the end", "stop string"])
-async def test_a_stream_says_token_by_token_what_generate_says_whole(
-    policy: TransformersPolicy, stop: tuple[str, ...]
-) -> None:
-    sampling = replace(SAMPLED, stop=stop)
-    for seed, segments in enumerate(conversations()):
-        expected = await policy.generate(segments, seeds=[seed], sampling=sampling)
-        start, *deltas, end = [event async for event in policy.stream(segments, seed=seed, sampling=sampling)]
-        assert isinstance(start, StreamStart)
-        assert (start.prompt, start.policy) == (expected.prompt, expected.policy)
-        assert isinstance(end, StreamEnd)
-        same(end.completion, expected.completions[0])
-        assert end.completion.finish_reason == expected.completions[0].finish_reason
-        assert [delta.token_ids for delta in deltas] == [(token,) for token in end.completion.token_ids]
-        assert [delta.logprobs for delta in deltas] == [(logprob,) for logprob in end.completion.logprobs]
-        assert "".join(delta.text for delta in deltas) == end.completion.text
-
-
-async def test_the_first_token_of_a_stream_comes_long_before_its_last(policy: TransformersPolicy) -> None:
-    begun, first, *_, last = [time.monotonic() async for _ in policy.stream(conversations()[0], seed=1, sampling=LONG)]
-    assert first - begun < (last - begun) / 10
-
-
-async def test_leaving_a_stream_frees_the_engine_at_once(policy: TransformersPolicy) -> None:
-    async with aclosing(policy.stream(conversations()[0], seed=1, sampling=LONG)) as events:
-        async for event in events:
-            if isinstance(event, StreamDelta):
-                break
-    async with asyncio.timeout(1):
-        while policy._worker._decoder.rows:  # noqa: ASYNC110 - the worker is a thread and has no event of ours
-            await asyncio.sleep(0.001)
 
 
 async def test_scored_logprobs_are_the_samplers_own(policy: TransformersPolicy) -> None:

@@ -8,13 +8,13 @@ from vigorl_lib.policy.base import Completion, StreamDelta
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
-class Pieces:
-    """Of one completion. A character comes with the token that has its last byte."""
+class TokenPieces:
+    """Pieces of one completion. A character comes with the token that has its last byte."""
 
     def __init__(self, renderer: ChatRenderer) -> None:
         self._renderer = renderer
         self._unsaid: list[int] = []
-        self._said = ""
+        self._said = 0
         self._tokens = 0
 
     def add(self, token_id: int, logprob: float) -> StreamDelta:
@@ -26,13 +26,13 @@ class Pieces:
             text = ""
         else:
             self._unsaid.clear()
-        self._said += text
+        self._said += len(text)
         return StreamDelta(text, (token_id,), (logprob,))
 
     def rest(self, completion: Completion) -> StreamDelta:
         """What of the whole completion no piece has said."""
         return StreamDelta(
-            completion.text.removeprefix(self._said),
+            completion.text[self._said :],
             completion.token_ids[self._tokens :],
             completion.logprobs[self._tokens :],
         )

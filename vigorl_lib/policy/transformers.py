@@ -32,7 +32,7 @@ from vigorl_lib.policy.base import (
 from vigorl_lib.policy.config import PolicyConfig
 from vigorl_lib.policy.intake import Intake, Prepared, with_logprobs
 from vigorl_lib.policy.metrics import PolicyMetrics
-from vigorl_lib.policy.pieces import Pieces
+from vigorl_lib.policy.pieces import TokenPieces
 from vigorl_lib.policy.work import (
     Alive,
     Ask,
@@ -115,7 +115,7 @@ class TransformersPolicy:
 
         async def sample(report: Callable[[StreamEvent], None]) -> StreamEvent:
             asked = time.monotonic()
-            pieces = Pieces(self._worker.checkpoint.renderer)
+            pieces = TokenPieces(self._worker.checkpoint.renderer)
 
             def hear(prepared: Prepared, news: News) -> None:
                 match news:
